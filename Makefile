@@ -1,0 +1,55 @@
+# One verb per task; `make` alone lists them. Everything is installed inside this folder: see tools/bootstrap.py.
+
+# Which Python may make .venv: the first of these that is 3.11 or 3.12.
+PYTHON ?= python3.11 python3.12 python3
+# Which compiler: auto (a native solc 0.8.30 from ~/.solcx, else npm's), native (download it), npm.
+SOLC ?= auto
+DEMO_ARGS ?=
+TEST_ARGS ?=
+RUN := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install test check demo artifacts gas brownie forge lock clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## set up .venv, node_modules and the compiler (SOLC=auto|native|npm)
+	@for python in $(PYTHON); do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && \
+	exec $$python tools/bootstrap.py --solc $(SOLC); done; \
+	echo "make install: MarketFlow needs Python 3.11 or 3.12 with its venv module; on Debian or Ubuntu:" \
+	"apt-get install python3.11 python3.11-venv, elsewhere: make install PYTHON=/path/to/python3.11" >&2; exit 1
+
+test: install ## run every test group (TEST_ARGS="contracts agents" for some)
+	@$(RUN) tools/run_tests.py $(TEST_ARGS)
+
+check: install ## lint, artefacts up to date, dependencies consistent
+	@.venv/bin/ruff check --output-format concise .
+	@$(RUN) tools/build_artifacts.py --check
+	@$(RUN) -m pip check
+
+demo: install ## run the whole circle on a local chain (DEMO_ARGS="...")
+	@.venv/bin/ape run demo $(DEMO_ARGS)
+
+artifacts: install ## compile contracts/ into agents/abi/
+	@$(RUN) tools/build_artifacts.py
+
+gas: install ## measure gas again and update the table the tests compare with
+	@$(RUN) -m tests.contracts.gas_table --update
+
+brownie: install ## build the contracts with brownie too, compare the byte code, run brownie/tests
+	@$(RUN) tools/bootstrap.py --brownie
+	@$(RUN) tools/other_builders.py brownie
+
+forge: install ## build the contracts with forge too, compare the byte code
+	@$(RUN) tools/other_builders.py forge
+
+lock: install ## after a pin changed: write constraints.txt and package-lock.json anew
+	@$(RUN) tools/bootstrap.py --lock
+	@npm install --package-lock-only --no-fund --no-audit
+
+clean: ## remove what builds and tests made; the installed tools stay
+	@rm -rf .build build contracts/.cache brownie/build brownie/reports .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv*' -not -path './node_modules/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""A regular package: a dependency (pymultihash) installs its own `tests`, which would win over a plain folder."""
