@@ -1,0 +1,207 @@
+"""One cycle of an agent: observe, decide, review, execute, journal, explain.
+
+    what is true (oracle) → what we wish (policy) → what is allowed (review) → what is done (execution) → what happened
+
+Backtests, paper and live trading run this same code with another chain, clock and execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from agents.constitution import BrokenClause, OperatorLimits, review
+from agents.errors import Misconfigured
+from agents.execution import Execution, Order, Outcome
+from agents.explanation import FORMAT, DocumentStore, plain
+from agents.intent import Intent, plan_intent, weight_bps
+from agents.journal import Journal
+from offchain_rl.artefact import Artefact
+from offchain_rl.observation import Observation, VaultState, build_observation, observation_hash
+from offchain_rl.policy import Decision, policy_from_artefact
+from offchain_rl.prices import BadPriceData, sample_rounds
+from offchain_rl.prices import Round as PriceRound
+from oracle.chain import BlockRef
+from oracle.chainlink import Round
+from oracle.vault_state import VaultReading, as_plain, reason_names
+
+# How long after its decision an order may be mined.
+ORDER_LIFETIME_S = 600
+
+
+class RoundSource(Protocol):
+    """`oracle.chainlink.ChainlinkReader`."""
+
+    def fetch_since(self, last: Round, since_s: int) -> tuple[Round, ...]: ...
+
+
+class VaultSource(Protocol):
+    """`oracle.vault_state.VaultReader`."""
+
+    def fetch(self, block: BlockRef) -> VaultReading: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one cycle did about one asset. `outcome` is None when nothing was sent."""
+
+    asset: str
+    decision: Decision | None = None
+    intent: Intent | None = None
+    broken: tuple[BrokenClause, ...] = ()
+    explanation_hash: str = ""
+    outcome: Outcome | None = None
+    # Why there was no decision: no price, or not enough history.
+    silent_because: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Cycle:
+    """An agent with one vault. `decimals`: of each feed, by token; an observation has 8."""
+
+    chain_id: int
+    artefact: Artefact
+    vaults: VaultSource
+    rounds: RoundSource
+    execution: Execution
+    journal: Journal
+    documents: DocumentStore
+    decimals: Mapping[str, int]
+    operator: OperatorLimits = field(default_factory=OperatorLimits)
+
+    def run(self, block: BlockRef) -> list[Step]:
+        """Decides about every listed asset at a block, sales before purchases as they are listed.
+
+        Raises Misconfigured when the DAO has approved another artefact than the one loaded.
+        """
+        vault = self.vaults.fetch(block)
+        if vault.artefact_hash != self.artefact.artefact_hash:
+            raise Misconfigured(
+                f"artefact {self.artefact.artefact_hash} is loaded, the DAO approved {vault.artefact_hash}: "
+                "load the approved file"
+            )
+        return [self._step(vault, position.token) for position in vault.positions]
+
+    def _step(self, vault: VaultReading, asset: str) -> Step:
+        try:
+            observation, last = observe(self.artefact, self.rounds, vault, asset, self.decimals[asset])
+        except BadPriceData as error:
+            return Step(asset=asset, silent_because=str(error))
+        decision = policy_from_artefact(self.artefact).decide(observation)
+        intent = plan_intent(vault, asset, decision)
+        if intent is None:
+            return Step(asset=asset, decision=decision)
+        broken = review(intent, vault, artefact_hash=self.artefact.artefact_hash, operator=self.operator)
+        document = explain(self.chain_id, self.artefact, vault, observation, last, decision, intent, broken)
+        name = self.documents.put(document)
+        row = self.journal.open_intent(
+            vault=vault.address, sequence=vault.nonce, block=vault.block.number,
+            decided_at_s=vault.block.timestamp_s, explanation_hash=name,
+        )  # fmt: skip
+        step = Step(asset=asset, decision=decision, intent=intent, broken=broken, explanation_hash=name)
+        if broken:
+            self.journal.refuse(row, [(b.clause, b.detail) for b in broken])
+            return step
+        order = Order(
+            intent=intent, nonce=vault.nonce, deadline_s=vault.block.timestamp_s + ORDER_LIFETIME_S,
+            artefact_hash=self.artefact.artefact_hash, explanation_hash=name,
+            observation_hash=document["observation"]["hash"],
+        )  # fmt: skip
+        outcome = self.execution.submit(order, journal_row=row)
+        return Step(
+            asset=asset, decision=decision, intent=intent, explanation_hash=name, outcome=outcome
+        )
+
+
+def observe(
+    artefact: Artefact, rounds: RoundSource, vault: VaultReading, asset: str, decimals: int
+) -> tuple[Observation, Round]:
+    """The observation of one asset at the reading's block, and the round it ends with.
+
+    Depends only on rounds and state that can be read again. Raises BadPriceData without a price or enough history.
+    """
+    position = vault.position(asset)
+    if position.price_wad == 0:
+        raise BadPriceData(f"{asset} has no fresh price at block {vault.block.number}")
+    spec = artefact.observation
+    end_s = vault.block.timestamp_s + 1  # what the block knows, it knows
+    history = rounds.fetch_since(position.round, end_s - spec.bar_s * (spec.lookback - 1))
+    priced = [
+        PriceRound(round_id=r.round_id, answer_e8=_to_e8(r.answer, decimals), updated_at_s=r.updated_at_s) for r in history
+    ]
+    answers = sample_rounds(priced, end_s=end_s, bar_s=spec.bar_s, count=spec.lookback)
+    state = VaultState(
+        value=vault.value,
+        weight_bps=weight_bps(vault, asset),
+        unit_price_wad=vault.unit_price_wad,
+        peak_wad=max(vault.peak_wad, vault.unit_price_wad),
+    )
+    return build_observation(spec, answers, state), position.round
+
+
+def explain(
+    chain_id: int,
+    artefact: Artefact,
+    vault: VaultReading,
+    observation: Observation,
+    last: Round,
+    decision: Decision,
+    intent: Intent,
+    broken: tuple[BrokenClause, ...],
+) -> dict[str, Any]:
+    """The document whose hash goes into the ledger: what was known, what was decided, what was wanted."""
+    document = {
+        "format": FORMAT,
+        "chain_id": chain_id,
+        "vault": as_plain(vault),
+        "artefact": {"hash": artefact.artefact_hash, "name": artefact.name, "kind": artefact.kind},
+        "observation": {
+            "hash": observation_hash(observation),
+            "asset": intent.asset,
+            "last_round": last.as_plain(),
+            "features": dict(zip(artefact.observation.features, observation.vector, strict=True)),
+        },
+        "decision": asdict(decision),
+        "intent": asdict(intent),
+        # What the ledger entry will say of this trade, as far as it is known before it is made.
+        "entry": {
+            "agentId": vault.agent_id,
+            "sequence": vault.nonce,
+            "reasons": vault.reasons,
+            "strategyId": vault.strategy_id,
+            "artefactHash": artefact.artefact_hash,
+            "observationHash": observation_hash(observation),
+            "tokenIn": vault.quote_round.token if intent.is_buy else intent.asset,
+            "tokenOut": intent.asset if intent.is_buy else vault.quote_round.token,
+            "amountIn": intent.amount_in,
+            "prices": [
+                {"token": r.token, "roundId": r.round_id, "answer": r.answer}
+                for r in (vault.quote_round, *(p.round for p in vault.positions))
+            ],
+        },
+        "review": [asdict(b) for b in broken],
+        "text": _sentence(vault, decision, intent, broken),
+    }
+    plain_document: dict[str, Any] = plain(document)
+    return plain_document
+
+
+def _sentence(vault: VaultReading, decision: Decision, intent: Intent, broken: tuple[BrokenClause, ...]) -> str:
+    held = weight_bps(vault, intent.asset)
+    verb = "buy" if intent.is_buy else "sell"
+    if vault.is_reducing:
+        why = f"The vault may only reduce ({', '.join(reason_names(vault.reasons))})."
+    else:
+        wanted = _percent(decision.wanted_weight_bps)
+        why = f"The policy wants {wanted} of the vault in {intent.asset}: {decision.reason}."
+    denied = f" Denied: {', '.join(b.clause for b in broken)}." if broken else ""
+    return f"{why} It holds {_percent(held)}; to {verb} for {intent.value} of quote is what changes that.{denied}"
+
+
+def _percent(bps: int) -> str:
+    return f"{bps // 100}.{bps % 100:02d} %"
+
+
+def _to_e8(answer: int, decimals: int) -> int:
+    return answer * 10 ** (8 - decimals) if decimals <= 8 else answer // 10 ** (decimals - 8)

@@ -1,0 +1,82 @@
+"""Why a trade was made: a canonical document, named by its hash, written before the trade is sent.
+
+The hash goes into the ledger with the trade. The document names the rounds and the block it was decided from, so that
+whoever has the artefact can decide again. A document that can't be had makes its trade *unexplained*, never fine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offchain_rl.artefact import canonical_bytes, hash_bytes
+
+FORMAT = "marketflow/explanation/1"
+
+
+class ExplanationMissing(LookupError):
+    """No document of that hash can be had; its trade is unexplained."""
+
+
+class ExplanationForged(ValueError):
+    """The bytes found under a hash are not the ones that were hashed."""
+
+
+def plain(value: Any) -> Any:
+    """A value as documents have it: integers as decimal text (JSON readers lose digits of large ones), bytes as
+    0x-hex."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    raise TypeError(f"a document has no place for a {type(value).__name__}")
+
+
+def explanation_hash(document: Mapping[str, Any]) -> str:
+    """keccak256 of the canonical bytes, 0x-hex."""
+    return hash_bytes(canonical_bytes(document))
+
+
+class DocumentStore:
+    """Documents in a folder, one file for each, named by hash. What is there is never changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, document: Mapping[str, Any]) -> str:
+        """Writes a document and returns its hash; on disk, not only in a cache, when it returns."""
+        content = canonical_bytes(document)
+        name = hash_bytes(content)
+        path = self._path(name)
+        if not path.exists():
+            temporary = path.with_suffix(".partial")
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        return name
+
+    def get(self, name: str) -> dict[str, Any]:
+        """The document of that hash. Raises ExplanationMissing or ExplanationForged."""
+        try:
+            content = self._path(name).read_bytes()
+        except FileNotFoundError:
+            raise ExplanationMissing(f"no document {name} in {self._folder}") from None
+        if hash_bytes(content) != name:
+            raise ExplanationForged(f"the document stored as {name} hashes to {hash_bytes(content)}")
+        found: dict[str, Any] = json.loads(content)
+        return found
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"

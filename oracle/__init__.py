@@ -1,0 +1,1 @@
+"""What is true: prices and vault state as typed, aged readings."""

