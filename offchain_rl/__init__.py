@@ -1,0 +1,1 @@
+"""What we wish: observation, policy, training, evaluation."""

@@ -1,0 +1,170 @@
+"""A backtest is the same everywhere, knows no future, and its figures are right."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offchain_rl.artefact import ActionSpec
+from offchain_rl.backtest import BacktestConfig, max_drawdown_bps, run_backtest, sharpe_e2
+from offchain_rl.observation import BadObservation, ObservationSpec, build_observation
+from offchain_rl.policy import BuyAndHold, HoldPolicy, MovingAverageRule
+from offchain_rl.prices import Bars
+from offchain_rl.spot_vault import UNLIMITED, Costs, Limits, open_vault, step_vault
+
+ROOT = Path(__file__).resolve().parents[3]
+SPEC = ObservationSpec(lookback=50, vol_window=48, features=("ma_cross_z:8:48", "weight", "drawdown"))
+RULE = MovingAverageRule(SPEC, ActionSpec(max_weight_bps=8_000, deadband_bps=300), feature="ma_cross_z:8:48")
+VALUES = st.lists(st.integers(1, 10**15), min_size=3, max_size=40)
+CreateBars = Callable[..., Bars]
+
+# Prices without randomness, a rule and its run, in a process that can import neither torch nor gymnasium.
+PROGRAM = """
+import sys
+sys.modules["torch"] = sys.modules["gymnasium"] = None
+import numpy as np
+from offchain_rl.backtest import run_backtest
+from offchain_rl.evaluate import walk_forward
+from offchain_rl.observation import ObservationSpec
+from offchain_rl.policy import MovingAverageRule
+from offchain_rl.prices import Bars
+close = 10**11 + np.cumsum((np.arange(600) * 2654435761 % 1000003 - 500001) * 1000)
+bars = Bars(source="formula", bar_s=1800, timestamps_s=1700352000 + 1800 * np.arange(600), open_e8=np.roll(close, 1),
+            high_e8=close * 2, low_e8=close // 2, close_e8=close)
+spec = ObservationSpec(lookback=50, vol_window=48, features=("ma_cross_z:8:48", "weight", "drawdown"))
+run = run_backtest(MovingAverageRule(spec, feature="ma_cross_z:8:48"), bars)
+print(run.run_hash(), run.performance())
+"""
+
+
+# Refusals
+
+
+def test_backtest_without_history_or_without_a_bar_to_trade_in_is_refused(create_bars: CreateBars) -> None:
+    bars = create_bars(60)
+    for start in (48, 59):
+        with pytest.raises(BadObservation, match="starts between bar 49 and bar 58"):
+            run_backtest(RULE, bars, start=start)
+    with pytest.raises(BadObservation, match="starts between"):
+        run_backtest(RULE, bars.slice(0, 50))
+
+
+# The same everywhere
+
+
+def test_two_processes_without_torch_give_the_same_bytes() -> None:
+    outputs = []
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert outputs[0].split()[0] == "0xe7b1e0f1bc4fbca65d3203d56be28abfa009df0c0a6e7ed631a79e58dfe81a76"
+
+
+def test_decisions_are_those_of_full_observations(create_bars: CreateBars) -> None:
+    """What a live cycle computes bar by bar is what the backtest computed all at once."""
+    bars = create_bars(200)
+    run = run_backtest(RULE, bars)
+    vault = open_vault(quote=run.values[0], price_e8=int(bars.close_e8[49]), close_s=run.start_s)
+    for bar in range(49, 199):
+        observation = build_observation(SPEC, bars.close_e8[bar - 49 : bar + 1].tolist(), vault.observe())
+        decision = RULE.decide(observation)
+        target = decision.target_weight_bps if decision.is_rebalance else None
+        assert target == run.targets_bps[bar - 49]
+        vault = step_vault(
+            vault,
+            target,
+            fill_price_e8=int(bars.open_e8[bar + 1]),
+            close_price_e8=int(bars.close_e8[bar + 1]),
+            close_s=int(bars.timestamps_s[bar + 1]) + 1800,
+            costs=Costs(),
+            limits=Limits(),
+        )
+        assert vault.value == run.values[bar - 48]
+    assert vault == run.vault
+
+
+def test_future_bars_change_nothing_before_them(create_bars: CreateBars) -> None:
+    bars = create_bars(300)
+    known = 180
+    columns = {}
+    for name in ("open_e8", "high_e8", "low_e8", "close_e8"):
+        columns[name] = getattr(bars, name).copy()
+        columns[name][known + 1 :] //= 3
+    other = Bars(source="x", bar_s=1800, timestamps_s=bars.timestamps_s, **columns)
+    ours, theirs = run_backtest(RULE, bars), run_backtest(RULE, other)
+    bars_known = known - 49
+    assert ours.targets_bps[: bars_known + 1] == theirs.targets_bps[: bars_known + 1]
+    assert ours.values[: bars_known + 1] == theirs.values[: bars_known + 1]
+    assert ours.values[bars_known + 1] != theirs.values[bars_known + 1]
+
+
+def test_late_start_needs_only_its_own_history(create_bars: CreateBars) -> None:
+    bars = create_bars(300)
+    late = run_backtest(RULE, bars, start=200)
+    assert late.run_hash() == run_backtest(RULE, bars.slice(151, 300)).run_hash()
+
+
+# Figures
+
+
+def test_cash_stays_what_it_is(create_bars: CreateBars) -> None:
+    figures = run_backtest(HoldPolicy(SPEC), create_bars(200)).performance().to_dict()
+    assert figures.pop("bars") == 150
+    assert set(figures.values()) == {0}
+
+
+def test_buy_and_hold_returns_what_the_price_did(create_bars: CreateBars) -> None:
+    bars = create_bars(400, drift_bps=3)
+    config = BacktestConfig(costs=Costs(fee_bps=0, slippage_bps=0, gas_quote=0), limits=UNLIMITED)
+    figures = run_backtest(BuyAndHold(SPEC, ActionSpec(max_weight_bps=10_000)), bars, config).performance()
+    price_bps = int(bars.close_e8[-1] - bars.open_e8[50]) * 10_000 // int(bars.open_e8[50])
+    assert abs(figures.total_return_bps - price_bps) <= 1
+    assert (figures.trades, figures.costs_bps) == (1, 0)
+
+
+def test_costs_are_never_free_money(create_bars: CreateBars) -> None:
+    bars = create_bars(400)
+    cheap, dear = (
+        run_backtest(RULE, bars, BacktestConfig(costs=Costs(fee_bps=fee_bps), limits=UNLIMITED)) for fee_bps in (0, 100)
+    )
+    assert cheap.vault.trades > 0
+    assert dear.values[-1] < cheap.values[-1]
+
+
+@given(VALUES)
+def test_largest_drawdown_is_the_worst_of_all_pairs_rounded_up(values: list[int]) -> None:
+    pairs = [(a, b) for i, a in enumerate(values) for b in values[i:]]
+    worst = max((a - b) * 10_000 / a for a, b in pairs)
+    assert worst - 1e-6 <= max_drawdown_bps(values) < worst + 1 + 1e-6
+
+
+@given(st.lists(st.integers(9_000, 11_000), min_size=3, max_size=60))
+def test_sharpe_ratio_is_that_of_the_textbook(growth: list[int]) -> None:
+    values = [10**14]
+    for factor in growth:
+        values.append(values[-1] * factor // 10_000)
+    returns = np.diff(values) / np.array(values[:-1])
+    deviation = statistics.stdev(returns.tolist())
+    if deviation < 1e-6:
+        return
+    expected = returns.mean() / deviation * (365 * 48) ** 0.5 * 100
+    assert abs(sharpe_e2(values, bar_s=1800) - expected) < 2 + abs(expected) * 1e-4
+
+
+def test_sharpe_ratio_of_nothing_is_zero() -> None:
+    assert sharpe_e2([5, 5, 5], bar_s=60) == 0
+    assert sharpe_e2([5, 6], bar_s=60) == 0
