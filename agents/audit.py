@@ -1,31 +1,42 @@
 """Does a ledger entry hold? Decided again from the chain and the artefact, and compared field by field.
 
 A failure is reported under the name of what does not hold: a field of the entry (`agentId` … `prices`), or a part of
-the explanation (`explanation` when it is missing or forged, `chain_id`, `vault`, `artefact`, `observation`, `decision`,
-`intent`).
+the explanation: `explanation` itself when it is missing or forged, `block` when it names none of which the decision
+can be, and `format`, `chain_id`, `vault`, `artefact`, `observation`, `decision`, `intent`, `review`, `text`. What the
+explanation says about a field of the entry is reported under the entry's name, wherever it says it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents.cycle import RoundSource, VaultSource, explain, observe
+from agents.cycle import NO_OBSERVATION, ORDER_LIFETIME_S, RoundSource, VaultSource, explain, observe
 from agents.explanation import DocumentStore, ExplanationForged, ExplanationMissing, plain
 from agents.intent import plan_intent
 from agents.ledger import LedgerEntry
 from offchain_rl.artefact import Artefact
 from offchain_rl.policy import policy_from_artefact
-from offchain_rl.prices import BadPriceData
 from oracle.chain import BlockRef
 from oracle.chainlink import Round
-from oracle.errors import OracleError
+from oracle.errors import FeedMismatch, NothingThere
 from oracle.vault_state import VaultReading
 
 WAD = 10**18
-# Parts of an explanation that follow from the block, the artefact and the rounds alone.
-_DERIVED = ("chain_id", "vault", "artefact", "observation", "decision", "intent")
+# Where an explanation says what a field of the ledger entry says.
+_ENTRY_FIELDS = {
+    "vault.agent_id": "agentId",
+    "vault.nonce": "sequence",
+    "vault.reasons": "reasons",
+    "vault.strategy_id": "strategyId",
+    "vault.artefact_hash": "artefactHash",
+    "artefact.hash": "artefactHash",
+    "observation.hash": "observationHash",
+    "intent.amount_in": "amountIn",
+}
+# What may be newer when the trade is made than when it was decided; the chain is asked about both.
+_AT_EXECUTION = ("prices", "reasons")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,73 +75,101 @@ class Auditor:
         `entry` is the chain's; `claimed` the fields as somebody else tells them (an export, an indexer).
         """
         told = plain(entry.fields)
-        findings = [] if claimed is None else _differences(told, plain(claimed))
-        findings += self._published(entry) + self._settled(entry)
-        try:
-            document = self.documents.get(told["explanationHash"])
-        except (ExplanationMissing, ExplanationForged) as error:
-            return [*findings, Finding(field="explanation", expected=told["explanationHash"], found=str(error))]
-        findings += [f for f in _differences(told, document.get("entry", {}), known_only=True) if f.field != "prices"]
+        findings = [] if claimed is None else [*_differences(told, _only(plain(claimed), told))]
+        findings += [*self._published(entry), *self._settled(entry)]
         artefact = self.artefacts.get(told["artefactHash"])
         if artefact is None or artefact.artefact_hash != told["artefactHash"]:
             found = None if artefact is None else artefact.artefact_hash
-            return [*findings, Finding(field="artefactHash", expected=told["artefactHash"], found=found)]
-        return _first_of_each(findings + self._decide_again(told, document, artefact))
+            findings.append(Finding(field="artefactHash", expected=told["artefactHash"], found=found))
+            artefact = None
+        try:
+            document: Mapping[str, Any] | None = self.documents.get(told["explanationHash"])
+        except (ExplanationMissing, ExplanationForged) as error:
+            findings.append(Finding(field="explanation", expected=told["explanationHash"], found=str(error)))
+            document = error.document if isinstance(error, ExplanationForged) else None
+        if document is not None:
+            findings += self._explained(entry, told, document, artefact)
+        return list({finding.field: finding for finding in reversed(findings)}.values())[::-1]  # the first of each
 
-    def _decide_again(self, told: Mapping[str, Any], document: Mapping[str, Any], artefact: Artefact) -> list[Finding]:
-        """From the block that the explanation names to the trade that follows from it."""
-        vault = self.vaults.fetch(self.fetch_block(int(document["vault"]["block"]["number"])))
+    def _explained(
+        self, entry: LedgerEntry, told: Mapping[str, Any], document: Mapping[str, Any], artefact: Artefact | None
+    ) -> Iterator[Finding]:
+        """Whether the trade follows from the explanation, and the explanation from its block and the artefact."""
+        said = document.get("entry")
+        if isinstance(said, Mapping):
+            same = [name for name in said if name in told and name not in _AT_EXECUTION]
+            yield from _differences(_only(told, same), _only(said, same))
+        try:
+            number = int(document["vault"]["block"]["number"])
+            vault = self.vaults.fetch(self.fetch_block(number)) if 0 <= number < entry.block else None
+        except (KeyError, TypeError, ValueError, NothingThere):
+            vault = None
+        age_s = self.fetch_block(entry.block).timestamp_s - vault.block.timestamp_s if vault else 0
+        if vault is None or age_s > ORDER_LIFETIME_S:
+            expected = f"a block at most {ORDER_LIFETIME_S} s before that of the trade"
+            yield Finding(field="block", expected=expected, found=f"{age_s} s before" if vault else None)
+        elif artefact is not None:
+            yield from self._decided_again(entry, told, document, artefact, vault)
+
+    def _decided_again(
+        self,
+        entry: LedgerEntry,
+        told: Mapping[str, Any],
+        document: Mapping[str, Any],
+        artefact: Artefact,
+        vault: VaultReading,
+    ) -> Iterator[Finding]:
         is_buy = told["tokenIn"] == vault.quote_round.token
         asset = told["tokenOut"] if is_buy else told["tokenIn"]
         try:
-            observation, last = observe(artefact, self.rounds, vault, asset, self.decimals[asset])
-        except (BadPriceData, OracleError, KeyError) as error:
-            return [Finding(field="observation", expected="public rounds", found=str(error))]
+            observation = observe(artefact, self.rounds, vault, asset, self.decimals[asset])
+        except (*NO_OBSERVATION, KeyError) as error:
+            yield Finding(field="observation", expected="public rounds", found=str(error))
+            return
         decision = policy_from_artefact(artefact).decide(observation)
         intent = plan_intent(vault, asset, decision)
         if intent is None:
-            return [Finding(field="intent", expected=None, found=document.get("intent"))]
-        again = explain(self.chain_id, artefact, vault, observation, last, decision, intent, ())
-        findings = [
-            Finding(field=part, expected=again[part], found=document.get(part))
-            for part in _DERIVED
-            if again[part] != document.get(part)
-        ]
-        return findings + [f for f in _differences(again["entry"], told, known_only=True) if f.field != "prices"]
+            yield Finding(field="intent", expected=None, found=document.get("intent"))
+            return
+        again = explain(self.chain_id, artefact, vault, observation, decision, intent, ())
+        yield from _differences(again, document)
+        same = [name for name in again["entry"] if name not in _AT_EXECUTION]
+        yield from _differences(_only(again["entry"], same), _only(told, same))
+        if entry.fields["amountOut"] < intent.min_amount_out:
+            expected = f"at least {intent.min_amount_out}"
+            yield Finding(field="amountOut", expected=expected, found=entry.fields["amountOut"])
 
-    def _published(self, entry: LedgerEntry) -> list[Finding]:
-        """Every price in the entry is a round that the feed published."""
+    def _published(self, entry: LedgerEntry) -> Iterator[Finding]:
+        """Every price in the entry is a round that the feed published; a feed that had none answers zeros."""
         for point in entry.fields["prices"]:
-            if point["roundId"] == 0:
-                continue
+            answer: int | str = 0
             try:
-                [published] = self.rounds.fetch_rounds(point["token"], [point["roundId"]])
-                answer = published.answer
-            except OracleError as error:
-                return [Finding(field="prices", expected=f"round {point['roundId']}", found=str(error))]
+                if point["roundId"]:
+                    [published] = self.rounds.fetch_rounds(point["token"], [point["roundId"]])
+                    answer = published.answer
+            except (NothingThere, FeedMismatch) as error:
+                answer = str(error)
             if answer != point["answer"]:
-                return [Finding(field="prices", expected=answer, found=point["answer"])]
-        return []
+                yield Finding(field="prices", expected=answer, found=point["answer"])
 
-    def _settled(self, entry: LedgerEntry) -> list[Finding]:
-        """Shortfall and net asset value follow from the amounts, the recorded prices and the vault after the trade."""
+    def _settled(self, entry: LedgerEntry) -> Iterator[Finding]:
+        """What follows from the amounts, the recorded prices and the vault as the trade left it."""
         vault, fields = self.vaults.fetch(self.fetch_block(entry.block)), entry.fields
-        findings = []
-        expected = self._shortfall(fields, vault)
-        if expected != fields["shortfall"]:
-            findings.append(Finding(field="shortfall", expected=expected, found=fields["shortfall"]))
+        expected = {"shortfall": self._shortfall(fields, vault)}
         rounds = [vault.quote_round.round_id, *(p.round.round_id for p in vault.positions)]
         # Another transaction of the same block may have come after the trade; then its end says nothing about it.
-        undisturbed = vault.nonce == fields["sequence"] + 1 and rounds == [p["roundId"] for p in fields["prices"]]
-        if undisturbed and vault.value != fields["netAssetValue"]:
-            findings.append(Finding(field="netAssetValue", expected=vault.value, found=fields["netAssetValue"]))
-        return findings
+        if vault.nonce == fields["sequence"] + 1 and rounds == [p["roundId"] for p in fields["prices"]]:
+            expected |= {"netAssetValue": vault.value, "reasons": vault.recorded_reasons}
+        yield from _differences(expected, _only(fields, expected))
 
-    def _shortfall(self, fields: Mapping[str, Any], vault: VaultReading) -> int:
+    def _shortfall(self, fields: Mapping[str, Any], vault: VaultReading) -> int | None:
+        """As the guard computes it, rounded as it rounds; None when a price it needs is not in the entry."""
         answers = {point["token"]: point["answer"] for point in fields["prices"]}
         quote = vault.quote_round.token
         is_buy = fields["tokenIn"] == quote
         asset = fields["tokenOut"] if is_buy else fields["tokenIn"]
+        if not answers.get(asset) or not answers.get(quote):
+            return None
         usd = {token: answers[token] * WAD // 10 ** self.decimals[token] for token in (asset, quote)}
         price = usd[asset] * WAD // usd[quote] * vault.quote_unit
         scale = WAD * vault.position(asset).unit
@@ -139,16 +178,27 @@ class Auditor:
         return int(-(-fields["amountIn"] * price // scale) - fields["amountOut"])
 
 
-def _differences(expected: Mapping[str, Any], found: Mapping[str, Any], *, known_only: bool = False) -> list[Finding]:
-    """Fields that differ; with `known_only` those that `found` does not have are not missed."""
-    names = [name for name in expected if name in found] if known_only else list(expected)
-    return [
-        Finding(field=name, expected=expected[name], found=found.get(name))
-        for name in names
-        if expected[name] != found.get(name)
-    ]
+def _differences(expected: Any, found: Any, path: str = "") -> Iterator[Finding]:
+    """What differs, each under the name of the entry's field that it belongs to, or of the explanation's part."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        for key in {**expected, **found}:
+            yield from _differences(expected.get(key), found.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+            yield from _differences(one, other, f"{path}.{index}")
+    elif expected != found:
+        yield Finding(field=_field_of(path), expected=expected, found=found)
 
 
-def _first_of_each(findings: list[Finding]) -> list[Finding]:
-    """One finding for each field, the first."""
-    return list({finding.field: finding for finding in reversed(findings)}.values())[::-1]
+def _field_of(path: str) -> str:
+    """The ledger entry's field that a place in an explanation is about; else the part of the explanation it is in."""
+    first, *rest = path.split(".")
+    if first == "entry" and rest:
+        return rest[0]
+    if any(part in ("round", "quote_round", "last_round") for part in rest):
+        return "prices"
+    return _ENTRY_FIELDS.get(path, first)
+
+
+def _only(mapping: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: mapping[name] for name in names if name in mapping}

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
+from eth_account.messages import encode_typed_data
 from eth_utils import to_bytes, to_checksum_address
 from web3 import Web3
 from web3.contract import Contract
@@ -21,6 +24,8 @@ from oracle.abi import decode_outputs
 
 # How much more gas than estimated a transaction may use: state moves between estimate and block.
 GAS_MARGIN_PERCENT = 25
+# Between two questions for a receipt: a local node has it at once, a public one counts the questions.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 1.0
 
 
 class RemoteChain:
@@ -81,15 +86,27 @@ class RemoteChain:
             if "insufficient funds" in str(error).lower():
                 raise Misconfigured(f"account {sender.address} has no ether for gas: send it some") from error
             raise
-        base_fee = self.w3.eth.get_block("latest").get("baseFeePerGas", 0)
-        tip = self.w3.eth.max_priority_fee
-        transaction |= {
-            "gas": estimate * (100 + GAS_MARGIN_PERCENT) // 100,
-            "maxPriorityFeePerGas": tip,
-            "maxFeePerGas": 2 * base_fee + tip,
-        }
+        tip, max_fee = self.fees()
+        gas = estimate * (100 + GAS_MARGIN_PERCENT) // 100
+        self.require_ether(sender.address, gas * max_fee + value)
+        transaction |= {"gas": gas, "maxPriorityFeePerGas": tip, "maxFeePerGas": max_fee}
         signed = sender.sign_transaction(transaction)
         return bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex(), transaction["nonce"]
+
+    def fees(self) -> tuple[int, int]:
+        """Tip and highest fee, wei for a unit of gas, of a transaction that is to be mined soon."""
+        base_fee = self.w3.eth.get_block("latest").get("baseFeePerGas", 0)
+        tip = self.w3.eth.max_priority_fee
+        return tip, 2 * base_fee + tip
+
+    def require_ether(self, address: str, needed_wei: int) -> None:
+        """Raises Misconfigured unless the account can pay that much: nodes want the highest fee to be there."""
+        if (balance_wei := self.w3.eth.get_balance(to_checksum_address(address))) < needed_wei:
+            has, needed = (Decimal(wei).scaleb(-18).normalize() for wei in (balance_wei, needed_wei))
+            raise Misconfigured(
+                f"account {address} has {has:f} ether on chain {self.chain_id}, up to {needed:f} are needed: "
+                "send it some"
+            )
 
     def send_raw(self, raw: bytes) -> Receipt:
         """Sends what was signed and waits for it; sending again what is known or mined already is no error.
@@ -102,11 +119,12 @@ class RemoteChain:
         except Web3RPCError as error:
             if not self._is_known(transaction_hash):
                 raise Retryable(f"the node refused transaction {Web3.to_hex(transaction_hash)}: {error}") from error
-        deadline = time.monotonic() + self._timeout_s
+        deadline, pause_s = time.monotonic() + self._timeout_s, FIRST_PAUSE_S
         while (receipt := self._receipt(transaction_hash)) is None:
             if time.monotonic() > deadline:
                 raise Retryable(f"no block took transaction {Web3.to_hex(transaction_hash)} in {self._timeout_s:.0f} s")
-            time.sleep(0.05)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         if receipt["status"] == 1:
             return receipt
         sent = self.w3.eth.get_transaction(transaction_hash)
@@ -151,8 +169,6 @@ class ApeSigner:
 
     def sign_transaction(self, transaction: Mapping[str, Any]) -> Any:
         """A signed transaction with `raw_transaction` and `hash`."""
-        from types import SimpleNamespace
-
         ecosystem = self._provider.network.ecosystem
         fields = {**transaction, "gasLimit": transaction["gas"], "type": 2}
         prepared = ecosystem.create_transaction(**fields)
@@ -161,6 +177,16 @@ class ApeSigner:
             raise Misconfigured(f"account {self.address} did not sign: unlock it, or set its passphrase variable")
         raw = bytes(signed.serialize_transaction())
         return SimpleNamespace(raw_transaction=raw, hash=Web3.keccak(raw))
+
+    def sign_typed_data(
+        self, domain_data: Mapping[str, Any], message_types: Mapping[str, Any], message_data: Mapping[str, Any]
+    ) -> Any:
+        """An EIP-712 signature, as `signature` of what is returned: as eth-account's LocalAccount answers."""
+        signable = encode_typed_data(dict(domain_data), dict(message_types), dict(message_data))
+        signed = self._account.sign_message(signable)
+        if signed is None:
+            raise Misconfigured(f"account {self.address} did not sign: unlock it, or set its passphrase variable")
+        return SimpleNamespace(signature=bytes(signed.encode_rsv()))
 
 
 def _data(what: Any) -> str:

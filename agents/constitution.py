@@ -1,7 +1,7 @@
 """Whether a wanted trade may be sent: the vault's guard mirrored, and the operator's own wishes on top.
 
-The vault has the last word and needs none of this. It is here so that an agent that means well does not pay for refusals,
-and so that a refusal has a name before it costs anything. The stricter of chain and operator wins.
+The vault has the last word and needs none of this. It is here so that an agent that means well does not pay for
+refusals, and so that a refusal has a name before it costs anything. The stricter of chain and operator wins.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def _size_clauses(intent: Intent, vault: VaultReading, operator: OperatorLimits)
 
 
 def _outcome_clauses(intent: Intent, vault: VaultReading, operator: OperatorLimits) -> list[BrokenClause]:
-    """What the guard checks of an executed trade, at the worst fill that `min_amount_out` lets through."""
+    """What the guard checks of an executed trade, at the worst fill that `min_amount_out` lets through.
+
+    For the position a good fill is the worst one, when the pool lags behind the oracle: it may be as much better.
+    """
     limits = vault.limits
     worst_loss = intent.value * limits.max_trade_slippage_bps // BPS
     value_after = vault.value - worst_loss
@@ -86,10 +89,15 @@ def _outcome_clauses(intent: Intent, vault: VaultReading, operator: OperatorLimi
     check("turnover", vault.turnover_today + intent.value, vault.value * limits.max_daily_turnover_bps // BPS)
     if intent.is_buy:
         share_bps = min(limits.max_position_bps, operator.max_position_bps)
-        check("position", vault.asset_value(intent.asset) + intent.value, value_after * share_bps // BPS)
+        check("position", vault.asset_value(intent.asset) + intent.value + worst_loss, vault.value * share_bps // BPS)
     # A trade that is expected to cost the fee is sent; one that could only pass with luck is not.
     cap = vault.value * limits.max_cumulative_slippage_bps // BPS
     check("cumulative slippage", _decayed_slippage(vault, cap), cap)
+    if vault.value:
+        unit_price = vault.unit_price_wad * value_after // vault.value
+        peak = max(vault.peak_wad, vault.unit_price_wad)
+        check("daily loss", vault.reference_wad * (BPS - limits.max_daily_loss_bps), unit_price * BPS)
+        check("drawdown", peak * (BPS - limits.max_drawdown_bps), unit_price * BPS)
     return broken
 
 

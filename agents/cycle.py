@@ -8,7 +8,7 @@ Backtests, paper and live trading run this same code with another chain, clock a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from agents.constitution import BrokenClause, OperatorLimits, review
@@ -18,16 +18,19 @@ from agents.explanation import FORMAT, DocumentStore, plain
 from agents.intent import Intent, plan_intent, weight_bps
 from agents.journal import Journal
 from offchain_rl.artefact import Artefact
-from offchain_rl.observation import Observation, VaultState, build_observation, observation_hash
+from offchain_rl.observation import BadObservation, Observation, VaultState, build_observation, observation_hash
 from offchain_rl.policy import Decision, policy_from_artefact
 from offchain_rl.prices import BadPriceData, sample_rounds
 from offchain_rl.prices import Round as PriceRound
 from oracle.chain import BlockRef
 from oracle.chainlink import Round
+from oracle.errors import OracleError
 from oracle.vault_state import VaultReading, as_plain, reason_names
 
 # How long after its decision an order may be mined.
 ORDER_LIFETIME_S = 600
+# What `observe` raises when there is no price to decide on, or not enough history.
+NO_OBSERVATION = (BadPriceData, BadObservation, OracleError)
 
 
 class RoundSource(Protocol):
@@ -44,15 +47,16 @@ class VaultSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one cycle did about one asset. `outcome` is None when nothing was sent."""
+    """What one cycle did about one asset. `outcome` is None when nothing was tried."""
 
     asset: str
+    observation: Observation | None = None
     decision: Decision | None = None
     intent: Intent | None = None
     broken: tuple[BrokenClause, ...] = ()
     explanation_hash: str = ""
     outcome: Outcome | None = None
-    # Why there was no decision: no price, or not enough history.
+    # Why there was no decision (no price, not enough history), or why it had to wait.
     silent_because: str = ""
 
 
@@ -71,8 +75,9 @@ class Cycle:
     operator: OperatorLimits = field(default_factory=OperatorLimits)
 
     def run(self, block: BlockRef) -> list[Step]:
-        """Decides about every listed asset at a block, sales before purchases as they are listed.
+        """Decides about every listed asset at a block; the steps in the order they were taken, sales first.
 
+        At most one order is tried: it changes what the other decisions were made on, so they wait for the next cycle.
         Raises Misconfigured when the DAO has approved another artefact than the one loaded.
         """
         vault = self.vaults.fetch(block)
@@ -81,45 +86,52 @@ class Cycle:
                 f"artefact {self.artefact.artefact_hash} is loaded, the DAO approved {vault.artefact_hash}: "
                 "load the approved file"
             )
-        return [self._step(vault, position.token) for position in vault.positions]
+        wishes = [self._decide(vault, position.token) for position in vault.positions]
+        wishes.sort(key=lambda wish: wish.intent is not None and wish.intent.is_buy)
+        steps: list[Step] = []
+        for wish in wishes:
+            if wish.intent and any(step.outcome for step in steps):
+                wish = replace(wish, intent=None, silent_because="another order of this cycle came first")
+            steps.append(self._act(vault, wish, wish.intent) if wish.intent else wish)
+        return steps
 
-    def _step(self, vault: VaultReading, asset: str) -> Step:
+    def _decide(self, vault: VaultReading, asset: str) -> Step:
         try:
-            observation, last = observe(self.artefact, self.rounds, vault, asset, self.decimals[asset])
-        except BadPriceData as error:
+            observation = observe(self.artefact, self.rounds, vault, asset, self.decimals[asset])
+        except NO_OBSERVATION as error:
             return Step(asset=asset, silent_because=str(error))
         decision = policy_from_artefact(self.artefact).decide(observation)
         intent = plan_intent(vault, asset, decision)
-        if intent is None:
-            return Step(asset=asset, decision=decision)
+        return Step(asset=asset, observation=observation, decision=decision, intent=intent)
+
+    def _act(self, vault: VaultReading, wish: Step, intent: Intent) -> Step:
+        assert wish.observation is not None
+        assert wish.decision is not None
         broken = review(intent, vault, artefact_hash=self.artefact.artefact_hash, operator=self.operator)
-        document = explain(self.chain_id, self.artefact, vault, observation, last, decision, intent, broken)
+        document = explain(self.chain_id, self.artefact, vault, wish.observation, wish.decision, intent, broken)
         name = self.documents.put(document)
         row = self.journal.open_intent(
             vault=vault.address, sequence=vault.nonce, block=vault.block.number,
             decided_at_s=vault.block.timestamp_s, explanation_hash=name,
         )  # fmt: skip
-        step = Step(asset=asset, decision=decision, intent=intent, broken=broken, explanation_hash=name)
         if broken:
             self.journal.refuse(row, [(b.clause, b.detail) for b in broken])
-            return step
+            return replace(wish, broken=broken, explanation_hash=name)
         order = Order(
             intent=intent, nonce=vault.nonce, deadline_s=vault.block.timestamp_s + ORDER_LIFETIME_S,
             artefact_hash=self.artefact.artefact_hash, explanation_hash=name,
             observation_hash=document["observation"]["hash"],
         )  # fmt: skip
         outcome = self.execution.submit(order, journal_row=row)
-        return Step(
-            asset=asset, decision=decision, intent=intent, explanation_hash=name, outcome=outcome
-        )
+        return replace(wish, explanation_hash=name, outcome=outcome)
 
 
 def observe(
     artefact: Artefact, rounds: RoundSource, vault: VaultReading, asset: str, decimals: int
-) -> tuple[Observation, Round]:
-    """The observation of one asset at the reading's block, and the round it ends with.
+) -> Observation:
+    """The observation of one asset at the reading's block.
 
-    Depends only on rounds and state that can be read again. Raises BadPriceData without a price or enough history.
+    Depends only on rounds and state that can be read again. Raises one of NO_OBSERVATION.
     """
     position = vault.position(asset)
     if position.price_wad == 0:
@@ -128,7 +140,8 @@ def observe(
     end_s = vault.block.timestamp_s + 1  # what the block knows, it knows
     history = rounds.fetch_since(position.round, end_s - spec.bar_s * (spec.lookback - 1))
     priced = [
-        PriceRound(round_id=r.round_id, answer_e8=_to_e8(r.answer, decimals), updated_at_s=r.updated_at_s) for r in history
+        PriceRound(round_id=r.round_id, answer_e8=_to_e8(r.answer, decimals), updated_at_s=r.updated_at_s)
+        for r in history
     ]
     answers = sample_rounds(priced, end_s=end_s, bar_s=spec.bar_s, count=spec.lookback)
     state = VaultState(
@@ -137,7 +150,7 @@ def observe(
         unit_price_wad=vault.unit_price_wad,
         peak_wad=max(vault.peak_wad, vault.unit_price_wad),
     )
-    return build_observation(spec, answers, state), position.round
+    return build_observation(spec, answers, state)
 
 
 def explain(
@@ -145,7 +158,6 @@ def explain(
     artefact: Artefact,
     vault: VaultReading,
     observation: Observation,
-    last: Round,
     decision: Decision,
     intent: Intent,
     broken: tuple[BrokenClause, ...],
@@ -159,7 +171,7 @@ def explain(
         "observation": {
             "hash": observation_hash(observation),
             "asset": intent.asset,
-            "last_round": last.as_plain(),
+            "last_round": vault.position(intent.asset).round.as_plain(),
             "features": dict(zip(artefact.observation.features, observation.vector, strict=True)),
         },
         "decision": asdict(decision),

@@ -1,7 +1,7 @@
 """The whole circle on a local chain with real prices: train, propose, vote, deploy, trade, explain, reward.
 
-Prices are replayed as Chainlink rounds, and an arbitrageur keeps the pools at them. Nobody's hand is on them: what happens
-to the strategies follows from the market and from what the people below do.
+Prices are replayed as Chainlink rounds, and an arbitrageur keeps the pools at them. Nobody's hand is on them: what
+happens to the strategies follows from the market and from what the people below do.
 
     alice, bob, carol    hold most tokens; alice votes herself, bob and carol sign ballots that a relayer submits
     dave                 proposes a strategy that nobody wants
@@ -43,6 +43,7 @@ from offchain_rl.observation import ObservationSpec
 from offchain_rl.prices import Bars
 from oracle.chain import fetch_block
 from oracle.chainlink import ChainlinkReader
+from oracle.multicall import fetch_many
 from oracle.vault_state import VaultReader, VaultState, reason_names
 
 BPS, WAD = 10_000, 10**18
@@ -51,6 +52,7 @@ DAY_S = 86_400
 FEED_DECIMALS = 8
 # Well within the blocks whose state a local node keeps.
 AUDIT_EVERY_BARS = 20
+POKE_EVERY_BARS = 6
 GENESIS_FILE = Path(__file__).resolve().parents[1] / "deployments" / "genesis" / "local.toml"
 
 PEOPLE = (
@@ -81,7 +83,7 @@ ROGUE_LIMITS = Limits(
     max_trades_per_day=6,
     max_daily_turnover_bps=5000,
     max_daily_loss_bps=40,
-    max_drawdown_bps=60,
+    max_drawdown_bps=150,
     hard_drawdown_bps=1500,
 )
 REWARD_RATE = 10**11  # a tenth of a token for one quote token of profit
@@ -151,6 +153,7 @@ class Demo:
         # Transactions that the chain refused, and the errors that the rogue has met.
         self.reverted: list[bytes] = []
         self.refused_for: set[str] = set()
+        self.is_rejudged = False
         # By trade id, and the block up to which trades have been audited.
         self.findings: dict[str, list[Finding]] = {}
         self.audited_to = 0
@@ -216,7 +219,7 @@ class Demo:
         )  # fmt: skip
         yield Strategy(
             name="buy-and-forget", kind="baseline", artefact=buy_and_hold(8000), symbol=first,
-            limits=replace(LIMITS, max_position_bps=9000, max_drawdown_bps=1200, hard_drawdown_bps=2000),
+            limits=replace(LIMITS, max_position_bps=9000, max_drawdown_bps=1200, hard_drawdown_bps=1700),
             operator=p["operator_c"], key=p["key_c"],
         )  # fmt: skip
         yield Strategy(
@@ -226,7 +229,8 @@ class Demo:
 
     def _register(self, strategy: Strategy) -> None:
         """An agent with its bond, and a deposit that covers the slippage its limits allow on twice the capital."""
-        events = self._send(self.agents.functions.register(f"marketflow:{strategy.name}", strategy.key.address), strategy.operator)
+        register = self.agents.functions.register(f"marketflow:{strategy.name}", strategy.key.address)
+        events = self._send(register, strategy.operator)
         strategy.agent_id = int(next(e for e in events if e.name == "Registered").args["agentId"])
         limits, bond_wei = strategy.limits, 100_000 * WAD
         share_bps = limits.max_cumulative_slippage_bps + limits.max_reduce_cumulative_slippage_bps
@@ -342,9 +346,10 @@ class Demo:
                 self.market.arbitrage(symbol)
             self._govern()
             for strategy in self.strategies_by_name.values():
-                if strategy.vault is not None:
-                    self._run_strategy(strategy, done)
-                strategy.equity.append(self._unit_price(strategy))
+                status = None if strategy.vault is None else self._keep(strategy, done)
+                strategy.equity.append(None if status is None else int(status.unitPriceWad))
+                if status is not None:
+                    self._run_strategy(strategy, status, done)
             self._schedule(done)
             if done % AUDIT_EVERY_BARS == 0:
                 self.audit_new_trades()
@@ -382,7 +387,8 @@ class Demo:
     def _bar_s(self) -> int:
         return self.config.series[self.symbols[0]].bar_s
 
-    def _run_strategy(self, strategy: Strategy, done: int) -> None:
+    def _keep(self, strategy: Strategy, done: int) -> Any:
+        """The keeper's turn: settles what is due, and pokes when the vault does not know its own state, or now and then."""
         assert strategy.settler is not None
         settlement = strategy.settler.step(self.evm.now_s())
         if settlement and settlement.pnl:
@@ -391,7 +397,16 @@ class Demo:
                 f"{strategy.name}, epoch {settlement.epoch}: profit {settlement.pnl / QUOTE_UNIT:+,.0f}, "
                 + (f"{paid:,.0f} tokens vest" if paid else f"{taken:,.0f} tokens taken back")
             )
-        status = self.evm.call(strategy.vault.functions.status())
+        functions = strategy.vault.functions
+        status, guard = fetch_many(self.evm, [functions.status(), functions.guard()])
+        if status.reasons != guard.reasons or done % POKE_EVERY_BARS == 0:
+            self._send(functions.poke(), "keeper")
+            if status.reasons != guard.reasons:
+                names = ", ".join(reason_names(status.reasons)) or "nothing wrong"
+                self.say(f"{strategy.name} is {VaultState(status.state).name} now: {names}")
+        return status
+
+    def _run_strategy(self, strategy: Strategy, status: Any, done: int) -> None:
         if status.state == VaultState.HALTED:
             self._bid(strategy)
         elif strategy.kind == "rogue":
@@ -408,11 +423,6 @@ class Demo:
                 strategy.silent = True
                 self.say(f"{strategy.name} has bought; its operator's machine stands still from now on")
 
-    def _unit_price(self, strategy: Strategy) -> int | None:
-        if strategy.vault is None:
-            return None
-        return int(self.evm.call(strategy.vault.functions.status()).unitPriceWad)
-
     def _schedule(self, done: int) -> None:
         """What the DAO does later: an update at a third of the way, a recall at half."""
         strategy = self.strategies_by_name["moving-average"]
@@ -425,7 +435,8 @@ class Demo:
             call = self.dao.functions.proposeRecall(bytes.fromhex(strategy.id[2:]), [item], "Take 100,000 back")
             events = self._send(call, "alice")
             proposal_id = int(next(e for e in events if e.name == "ProposalCreated").args["proposalId"])
-            self.votes.append(Vote(title="recall 100,000 from moving-average", proposal_id=proposal_id, support=Support.FOR))
+            title = "recall 100,000 from moving-average"
+            self.votes.append(Vote(title=title, proposal_id=proposal_id, support=Support.FOR))
 
     def _propose_update(self, strategy: Strategy) -> None:
         artefact = moving_average(24, 144)
@@ -459,35 +470,56 @@ class Demo:
 
     def _misbehave(self, strategy: Strategy, status: Any) -> None:
         """Tries what it has not been refused for yet: what a call says would be refused so is sent for real."""
-        for name, order, sender in self._provocations(strategy, status):
-            if name in self.refused_for:
-                continue
-            call = strategy.vault.functions.trade(order)
-            try:
-                self.evm.call(call, sender)
-            except CallReverted as error:
-                if error.reason.name != name:
+        if status.state == VaultState.ACTIVE:
+            for order, sender, aims_at in self._provocations(strategy, status):
+                if aims_at <= self.refused_for:
                     continue
-                self.refused_for.add(name)
+                call = strategy.vault.functions.trade(order)
                 try:
-                    self.evm.send(call, sender)
-                except TransactionReverted as sent:
-                    self.reverted.append(bytes(sent.receipt["transactionHash"]))
-                    self.say(f"rogue refused: {sent.reason}")
+                    self.evm.call(call, sender)
+                except CallReverted as error:
+                    if error.reason.name in aims_at - self.refused_for:
+                        self._be_refused(call, sender, error.reason.name)
         self._churn(strategy, status)
+        if "VaultDailyLossExceeded" in self.refused_for and not self.is_rejudged:
+            self.is_rejudged = True
+            self._propose_other_limits(strategy, status)
+
+    def _be_refused(self, call: Any, sender: Account, name: str) -> None:
+        self.refused_for.add(name)
+        try:
+            self.evm.send(call, sender)
+        except TransactionReverted as sent:
+            self.reverted.append(bytes(sent.receipt["transactionHash"]))
+            self.say(f"rogue refused: {sent.reason}")
+
+    def _propose_other_limits(self, strategy: Strategy, status: Any) -> None:
+        """The DAO has seen enough: a little below where it is now, the rogue's drawdown counts, whatever its days."""
+        peak = self.evm.call(strategy.vault.functions.guard()).peak
+        drawdown_bps = (peak - status.unitPriceWad) * BPS // peak
+        limits = replace(strategy.limits, max_daily_loss_bps=500, max_drawdown_bps=drawdown_bps + 40)
+        strategy.limits = limits
+        manifest = self._manifest(strategy, updates=strategy.id, capital=0)
+        proposal_id = self._propose(manifest, "Judge steady-yield by its drawdown", "alice")
+        self.votes.append(Vote(title="new limits for steady-yield", proposal_id=proposal_id, support=Support.FOR))
 
     def _churn(self, strategy: Strategy, status: Any) -> None:
         """Trades back and forth within the limits, until a limit of the day is near."""
         asset = self.market.book.asset(strategy.symbol)
         held = self.evm.call(strategy.vault.functions.positionOf(asset.token)).amount
+        guard = self.evm.call(strategy.vault.functions.guard())
         if status.state == VaultState.REDUCING:
             why = f"TradeRefused({', '.join(reason_names(status.reasons))})"
             if why not in self.refused_for:
                 self.refused_for.add(why)
-                self._send(strategy.vault.functions.trade(self._order(strategy, True, 1000 * QUOTE_UNIT)), strategy.key)
+                order = self._order(strategy, True, 1000 * QUOTE_UNIT)
+                self._send(strategy.vault.functions.trade(order), strategy.key)
                 self.say(f"rogue refused: {why}")
             return
-        if {"VaultTradeCountExceeded", "VaultTurnoverExceeded", "VaultCumulativeSlippageExceeded"} <= self.refused_for:
+        daily = {"VaultTradeCountExceeded", "VaultTurnoverExceeded", "VaultCumulativeSlippageExceeded"}
+        if held and daily <= self.refused_for:
+            return  # it waits with what it has for a fall that brings the loss limits near
+        if guard.tradesToday >= strategy.limits.max_trades_per_day:
             return
         amount, buy = (held, False) if held else (self.capital(strategy) * 750 // BPS, True)
         try:
@@ -495,26 +527,25 @@ class Demo:
         except TransactionReverted as error:
             self.reverted.append(bytes(error.receipt["transactionHash"]))
 
-    def _provocations(self, strategy: Strategy, status: Any) -> Iterator[tuple[str, tuple[Any, ...], Account]]:
-        """Orders that each break one clause, as far as the state of the vault lets them."""
+    def _provocations(self, strategy: Strategy, status: Any) -> Iterator[tuple[tuple[Any, ...], Account, set[str]]]:
+        """Orders, their senders, and the clauses each may break as far as the state of the vault lets it."""
         key, stranger, small, value = strategy.key, self.people["dave"], 1000 * QUOTE_UNIT, int(status.value)
-        order = lambda amount, buy=True, **over: self._order(strategy, buy, amount, **over)  # noqa: E731
-        yield "VaultNotSigningKey", order(small), stranger
-        yield "VaultDeadlinePassed", order(small, deadline=self.evm.now_s() - 1), key
-        yield "VaultWrongNonce", order(small, nonce=10_000), key
-        yield "VaultWrongArtefact", order(small, artefact=b"\x01" * 32), key
-        yield "VaultUnexplained", order(small, explanation=bytes(32)), key
-        yield "VaultZeroAmount", order(0), key
-        yield "VaultUnknownAsset", order(small, asset=self.d.token), key
-        yield "VaultInsufficientHoldings", order(value * 2), key
-        yield "VaultSlippageExceeded", order(value * 65 // 100), key
-        yield "VaultPositionExceeded", order(value * 32 // 100), key
+        order = lambda amount, **over: self._order(strategy, True, amount, **over)  # noqa: E731
+        yield order(small), stranger, {"VaultNotSigningKey"}
+        yield order(small, deadline=self.evm.now_s() - 1), key, {"VaultDeadlinePassed"}
+        yield order(small, nonce=10_000), key, {"VaultWrongNonce"}
+        yield order(small, artefact=b"\x01" * 32), key, {"VaultWrongArtefact"}
+        yield order(small, explanation=bytes(32)), key, {"VaultUnexplained"}
+        yield order(0), key, {"VaultZeroAmount"}
+        yield order(small, asset=self.d.token), key, {"VaultUnknownAsset"}
+        yield order(value * 2), key, {"VaultInsufficientHoldings"}
+        yield order(value * 65 // 100), key, {"VaultSlippageExceeded"}
+        yield order(value * 32 // 100), key, {"VaultPositionExceeded"}
         for share_bps in (500, 1000, 1500, 2000, 2500, 2900):
-            for name in (
+            yield order(value * share_bps // BPS), key, {
                 "VaultTradeCountExceeded", "VaultTurnoverExceeded", "VaultCumulativeSlippageExceeded",
                 "VaultDailyLossExceeded", "VaultDrawdownExceeded",
-            ):  # fmt: skip
-                yield name, order(value * share_bps // BPS), key
+            }  # fmt: skip
 
     def _order(
         self,

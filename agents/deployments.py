@@ -1,15 +1,25 @@
-"""`deployments/<network>.json`: where the protocol and its market are on one chain."""
+"""`deployments/<network>.json`: where the protocol and its market are on one chain, and whether they really are."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.deployment import Deployment
+from eth_utils import is_checksum_address, keccak, to_canonical_address, to_checksum_address
+from web3.utils.address import get_create_address
+
+from agents.contracts import decode_logs, third_party
+from agents.deployment import CONTRACTS, Chain, Deployment, Genesis, _salt
 from agents.errors import Misconfigured
+from agents.genesis import FEED_DECIMALS
 from agents.localnet.market import AddressBook
+
+# keccak256 of the proxy's creation code in OpenZeppelin's Create3.sol.
+_CREATE3_PROXY_HASH = bytes.fromhex("57a34f6e879358dd76825d6700df87013ad6a3fb43c0d0c602f70a8772c153bd")
+_TIMELOCK_ROLES = ("PROPOSER_ROLE", "EXECUTOR_ROLE", "CANCELLER_ROLE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +32,13 @@ class NetworkDeployment:
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        document = {"protocol": self.protocol.to_dict(), "market": self.market.to_dict()}
         temporary = path.with_suffix(".partial")
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(self.to_json(), encoding="utf-8")
         temporary.replace(path)
+
+    def to_json(self) -> str:
+        """The content of the file."""
+        return json.dumps({"protocol": self.protocol.to_dict(), "market": self.market.to_dict()}, indent=2) + "\n"
 
 
 def load_deployment(path: Path, *, chain_id: int) -> NetworkDeployment:
@@ -37,10 +50,125 @@ def load_deployment(path: Path, *, chain_id: int) -> NetworkDeployment:
         )
     except FileNotFoundError:
         raise Misconfigured(f"{path} does not exist: run `ape run deploy` on this network first") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise Misconfigured(f"{path} is not a deployment ({error}): deploy again, or restore the file") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Misconfigured(f"{path} is not a deployment ({error}): restore the file, or deploy again") from error
     if found.protocol.chain_id != chain_id:
         raise Misconfigured(
             f"{path} is of chain {found.protocol.chain_id}, the node is on chain {chain_id}: check --network"
         )
     return found
+
+
+def load_market(path: Path, *, chain_id: int) -> AddressBook:
+    """The tokens, feeds and pools to deploy on. Raises Misconfigured when the file is missing, malformed, or of another
+    chain."""
+    try:
+        found = AddressBook.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        addresses = [found.quote, found.quote_feed, found.weth, found.factory, found.router, found.positions]
+        addresses += [address for asset in found.assets for address in (asset.token, asset.feed, asset.pool)]
+        if wrong := [address for address in addresses if not is_checksum_address(address)]:
+            raise ValueError(f"{wrong[0]} is no checksummed address")
+    except FileNotFoundError:
+        raise Misconfigured(f"market file {path} does not exist: write one, or name it with --market") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Misconfigured(f"market file {path} is malformed ({error}): correct it") from error
+    if found.chain_id != chain_id:
+        raise Misconfigured(f"market file {path} is of chain {found.chain_id}, the node is on chain {chain_id}")
+    return found
+
+
+def check_market(chain: Chain, market: AddressBook) -> None:
+    """Raises Misconfigured naming the first address that is not what the market file says: no code, other decimals, a
+    feed that does not have 8, a pool that the factory does not know."""
+    named = {"quote": market.quote, "quote_feed": market.quote_feed, "factory": market.factory}
+    named |= {f"{asset.symbol}'s {part}": getattr(asset, part) for asset in market.assets for part in ("token", "feed")}
+    for name, address in named.items():
+        if not chain.w3.eth.get_code(to_checksum_address(address)):
+            raise Misconfigured(f"the market's {name} {address} has no code on chain {market.chain_id}: correct it")
+    decimals = {market.quote: market.quote_decimals, market.quote_feed: FEED_DECIMALS}
+    decimals |= {asset.token: asset.decimals for asset in market.assets}
+    decimals |= {asset.feed: FEED_DECIMALS for asset in market.assets}
+    for address, expected in decimals.items():
+        found = chain.call(chain.at("MockToken", address).functions.decimals())
+        if found != expected:
+            raise Misconfigured(f"the market's {address} has {found} decimals, expected are {expected}: correct it")
+    factory = chain.at(third_party("UniswapV3Factory"), market.factory)
+    for asset in market.assets:
+        pool = chain.call(factory.functions.getPool(asset.token, market.quote, asset.pool_fee))
+        if pool != asset.pool:
+            raise Misconfigured(f"the factory's pool of {asset.symbol} is {pool}, the market file has {asset.pool}")
+
+
+def predict_addresses(deployer: str, nonce: int, *, grants: int) -> dict[str, Any]:
+    """Where `deploy_protocol` will put everything when `nonce` is the deployer's next: addresses by field of
+    `Deployment`.
+
+    CREATE of the Deployer, then CREATE3: Deployer.sol, and Create3.sol of OpenZeppelin.
+    """
+    factory = to_canonical_address(get_create_address(to_checksum_address(deployer), nonce))
+
+    def at(name: str) -> str:
+        owned = keccak(to_canonical_address(deployer).rjust(32, b"\0") + _salt(name))
+        proxy = keccak(b"\xff" + factory + owned + _CREATE3_PROXY_HASH)[12:]
+        return to_checksum_address(keccak(b"\xd6\x94" + proxy + b"\x01")[12:])
+
+    found: dict[str, Any] = {name: at(name) for name in CONTRACTS}
+    return {
+        "deployer_contract": to_checksum_address(factory),
+        **found,
+        "grants": [at(f"grant-{index}") for index in range(grants)],
+    }
+
+
+def find_faults(chain: Chain, deployment: Deployment, genesis: Genesis) -> list[str]:
+    """What is not as it has to be after a deployment; an empty list when everything is.
+
+    Code at every address; each share of the supply where it was meant to go, and none beyond it with the deployer; the
+    timelock run by the DAO alone.
+    """
+    return [
+        *_missing_code(chain, deployment),
+        *_wrong_shares(chain, deployment, genesis),
+        *_foreign_roles(chain, deployment),
+    ]
+
+
+def _missing_code(chain: Chain, d: Deployment) -> Iterator[str]:
+    places = {name: getattr(d, name) for name in ("deployer_contract", *CONTRACTS)}
+    places |= {f"grant {index}": address for index, address in enumerate(d.grants)}
+    for name, address in places.items():
+        if not chain.w3.eth.get_code(to_checksum_address(address)):
+            yield f"{name} has no code at {address}"
+
+
+def _wrong_shares(chain: Chain, d: Deployment, genesis: Genesis) -> Iterator[str]:
+    shares = {**genesis.holders, **dict(zip(d.grants, (g.amount_wei for g in genesis.grants), strict=True))}
+    shares[d.pool] = genesis.reward_fund_wei + genesis.bounty_fund_wei
+    shares[d.treasury] = genesis.supply_wei - sum(shares.values())
+    token = d.contract(chain, "token")
+    for holder, expected in {d.deployer: 0, **shares}.items():
+        if (found := chain.call(token.functions.balanceOf(holder))) != expected:
+            yield f"{holder} has {found} wei of the token, its share is {expected}"
+    if (supply := chain.call(token.functions.totalSupply())) != genesis.supply_wei:
+        yield f"the token's supply is {supply} wei, not {genesis.supply_wei}"
+
+
+def _foreign_roles(chain: Chain, d: Deployment) -> Iterator[str]:
+    """Read from the timelock's events: every role that was ever granted, and to whom."""
+    timelock = d.contract(chain, "timelock")
+    names = {bytes(chain.call(timelock.functions[name]())): name for name in ("DEFAULT_ADMIN_ROLE", *_TIMELOCK_ROLES)}
+    logs = chain.w3.eth.get_logs({"address": timelock.address, "fromBlock": d.deployed_at_block})
+    granted = {
+        (bytes(e.args["role"]), e.args["account"]) for e in decode_logs({"logs": logs}) if e.name == "RoleGranted"
+    }
+    held = {(role, who) for role, who in granted if chain.call(timelock.functions.hasRole(role, who))}
+    meant = {(role, d.timelock if name == "DEFAULT_ADMIN_ROLE" else d.dao) for role, name in names.items()}
+    for role, who in sorted(held - meant):
+        yield f"{who} has the timelock's {names.get(role, '0x' + role.hex())}"
+    for role, who in sorted(meant - held):
+        yield f"{who} lacks the timelock's {names[role]}"
+
+
+def describe_faults(faults: Sequence[str]) -> str:
+    """One sentence."""
+    return f"the deployment is not as it has to be: {'; '.join(faults)}"

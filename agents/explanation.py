@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agents.errors import Misconfigured
 from offchain_rl.artefact import canonical_bytes, hash_bytes
 
 FORMAT = "marketflow/explanation/1"
@@ -22,7 +24,11 @@ class ExplanationMissing(LookupError):
 
 
 class ExplanationForged(ValueError):
-    """The bytes found under a hash are not the ones that were hashed."""
+    """What is found under a hash is not what was hashed, or no document. `document`: what it says, if anything."""
+
+    def __init__(self, message: str, document: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.document = document
 
 
 def plain(value: Any) -> Any:
@@ -47,24 +53,29 @@ def explanation_hash(document: Mapping[str, Any]) -> str:
 
 
 class DocumentStore:
-    """Documents in a folder, one file for each, named by hash. What is there is never changed."""
+    """Documents in a folder, one file for each, named by hash. What is there is never changed.
+
+    Raises Misconfigured when the folder can't be used.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._usable():
+            folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, document: Mapping[str, Any]) -> str:
-        """Writes a document and returns its hash; on disk, not only in a cache, when it returns."""
+        """Writes a document and returns its hash; on disk, not only in a cache, when it returns.
+
+        Raises ExplanationForged when other bytes lie in its place: a trade must not name what can't be had.
+        """
         content = canonical_bytes(document)
         name = hash_bytes(content)
         path = self._path(name)
-        if not path.exists():
-            temporary = path.with_suffix(".partial")
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+        with self._usable():
+            if path.exists():
+                self.get(name)
+            else:
+                _write(path, content)
         return name
 
     def get(self, name: str) -> dict[str, Any]:
@@ -73,10 +84,43 @@ class DocumentStore:
             content = self._path(name).read_bytes()
         except FileNotFoundError:
             raise ExplanationMissing(f"no document {name} in {self._folder}") from None
+        document = _parse(content)
         if hash_bytes(content) != name:
-            raise ExplanationForged(f"the document stored as {name} hashes to {hash_bytes(content)}")
-        found: dict[str, Any] = json.loads(content)
-        return found
+            raise ExplanationForged(f"the document stored as {name} hashes to {hash_bytes(content)}", document)
+        if document is None:
+            raise ExplanationForged(f"what is stored as {name} is no document")
+        return document
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"explanations can't be kept in {self._folder}: {error}; name another folder or make room"
+            raise Misconfigured(message) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all, and the folder knows it."""
+    temporary = path.with_suffix(".partial")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except ValueError:  # UnicodeDecodeError and JSONDecodeError too
+        return None
+    return found if isinstance(found, dict) else None

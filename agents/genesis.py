@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from dataclasses import fields
+from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from agents.localnet.market import AddressBook
 
 TOKEN_DECIMALS = 18
 FEED_DECIMALS = 8
+_EXAMPLE = "deployments/genesis/local.toml has all there are"
 
 
 def load_genesis(path: Path, *, market: AddressBook, people: Mapping[str, str], now_s: int) -> Genesis:
@@ -26,33 +28,41 @@ def load_genesis(path: Path, *, market: AddressBook, people: Mapping[str, str], 
 
     Raises Misconfigured naming the file and the key.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Misconfigured(f"genesis configuration {path} does not exist") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Misconfigured(f"genesis configuration {path} can't be read: {error}") from error
+    raw = read_toml(path, "genesis configuration")
     try:
         return _genesis(raw, market, people, now_s)
     except KeyError as error:
-        raise Misconfigured(f"genesis configuration {path} lacks {error}") from error
-    except (TypeError, InvalidOperation) as error:
-        raise Misconfigured(f"genesis configuration {path}: {error}") from error
+        raise Misconfigured(f"genesis configuration {path} lacks {error}: {_EXAMPLE}") from error
+    except (TypeError, AttributeError) as error:
+        raise Misconfigured(f"genesis configuration {path}: {error}: {_EXAMPLE}") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file. Raises Misconfigured naming it as `what`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Misconfigured(f"{what} {path} does not exist: check the path") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"{what} {path} can't be read ({error}): correct the file") from error
 
 
 def _genesis(raw: Mapping[str, Any], market: AddressBook, people: Mapping[str, str], now_s: int) -> Genesis:
+    for section in ("token", "rewards", "governance", "guardian", "ceilings", "rules", "feeds", "outflow_caps"):
+        if not isinstance(raw[section], Mapping):
+            raise TypeError(f"{section} is {raw[section]!r}, not a table")
     token, rewards, governance, rules = raw["token"], raw["rewards"], raw["governance"], raw["rules"]
     return Genesis(
         token_name=token["name"],
         token_symbol=token["symbol"],
         supply_wei=_tokens(token["supply"]),
-        holders={_who(name, people): _tokens(amount) for name, amount in token["holders"].items()},
+        holders=_holders(token["holders"], people),
         grants=[
             Grant(
                 beneficiary=_who(grant["beneficiary"], people),
                 amount_wei=_tokens(grant["amount"]),
-                start_s=now_s + grant["start_in_s"],
-                duration_s=grant["duration_s"],
+                start_s=now_s + _whole(grant["start_in_s"], "a grant's start_in_s"),
+                duration_s=_whole(grant["duration_s"], "a grant's duration_s"),
             )
             for grant in token.get("grants", ())
         ],
@@ -61,27 +71,23 @@ def _genesis(raw: Mapping[str, Any], market: AddressBook, people: Mapping[str, s
         governance=Governance(
             proposal_threshold_wei=_tokens(governance["proposal_threshold"]),
             quorum_floor_wei=_tokens(governance["quorum_floor"]),
-            **{k: v for k, v in governance.items() if k not in ("proposal_threshold", "quorum_floor")},
+            **_integers(Governance, governance, "governance", given=("proposal_threshold", "quorum_floor")),
         ),
-        ceilings=Limits(**raw["ceilings"]),
+        ceilings=Limits(**_integers(Limits, raw["ceilings"], "ceilings")),
         rules=Rules(
             # Token wei for one base unit of quote.
             max_reward_rate=_tokens(rules["max_reward_rate"]) // 10**market.quote_decimals,
             min_bond_wei=_tokens(rules["min_bond"]),
-            **{k: v for k, v in rules.items() if k not in ("max_reward_rate", "min_bond")},
+            **_integers(Rules, rules, "rules", given=("max_reward_rate", "min_bond")),
         ),
         rewards=Rewards(
             genesis_s=now_s,
             bounty_wei=_tokens(rewards["bounty"]),
             budget_per_epoch_wei=_tokens(rewards["budget_per_epoch"]),
-            **{
-                k: v
-                for k, v in rewards.items()
-                if k in ("epoch_length_s", "window_length_s", "vesting_s", "max_unsettled")
-            },
+            **_integers(Rewards, rewards, "rewards", given=("fund", "bounty_fund", "bounty", "budget_per_epoch")),
         ),
         guardian=_who(raw["guardian"]["account"], people),
-        guardian_term_s=raw["guardian"]["term_s"],
+        guardian_term_s=_whole(raw["guardian"]["term_s"], "[guardian] term_s"),
         quote=market.quote,
         feeds=[
             _feed(market.quote, market.quote_feed, raw["feeds"]["quote"]),
@@ -89,7 +95,7 @@ def _genesis(raw: Mapping[str, Any], market: AddressBook, people: Mapping[str, s
         ],
         **({"sequencer_feed": market.sequencer_feed} if market.sequencer_feed else {}),
         outflow_caps={
-            market.quote: _units(raw["outflow_caps"]["quote"], market.quote_decimals),
+            market.quote: to_units(raw["outflow_caps"]["quote"], market.quote_decimals),
             None: _tokens(raw["outflow_caps"]["token"]),
         },
         uniswap_factory=market.factory,
@@ -97,13 +103,39 @@ def _genesis(raw: Mapping[str, Any], market: AddressBook, people: Mapping[str, s
     )
 
 
+def _holders(raw: Mapping[str, Any], people: Mapping[str, str]) -> dict[str, int]:
+    """Token wei by address. Raises TypeError when two names are one address: a share would be lost."""
+    holders: dict[str, int] = {}
+    for name, amount in raw.items():
+        address = _who(name, people)
+        if address in holders:
+            raise TypeError(f"token.holders: {name!r} is {address}, which is named already")
+        holders[address] = _tokens(amount)
+    return holders
+
+
+def _integers(kind: type, raw: Mapping[str, Any], section: str, given: tuple[str, ...] = ()) -> dict[str, int]:
+    """The whole numbers of a section that fill a dataclass, apart from what is `given` otherwise. Raises TypeError."""
+    names = [f.name for f in fields(kind) if f.name.removesuffix("_wei") not in given and f.name != "genesis_s"]
+    missing, unknown = set(names) - set(raw), set(raw) - set(names) - set(given)
+    if missing or unknown:
+        raise TypeError(f"[{section}] " + (f"lacks {min(missing)}" if missing else f"has the unknown {min(unknown)}"))
+    return {name: _whole(raw[name], f"[{section}] {name}") for name in names}
+
+
+def _whole(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{where} is {value!r}, not a whole number")
+    return value
+
+
 def _feed(token: str, aggregator: str, raw: Mapping[str, Any]) -> Feed:
     return Feed(
         token=token,
         aggregator=aggregator,
-        max_age_s=raw["max_age_s"],
-        min_answer=_units(raw["min_usd"], FEED_DECIMALS),
-        max_answer=_units(raw["max_usd"], FEED_DECIMALS),
+        max_age_s=_whole(raw["max_age_s"], "a feed's max_age_s"),
+        min_answer=to_units(raw["min_usd"], FEED_DECIMALS),
+        max_answer=to_units(raw["max_usd"], FEED_DECIMALS),
     )
 
 
@@ -112,15 +144,22 @@ def _who(name: str, people: Mapping[str, str]) -> str:
         return people[name]
     if Web3.is_address(name):
         return Web3.to_checksum_address(name)
-    raise KeyError(f"an address for {name!r}")
+    known = f", and no role of {', '.join(people)}" if people else ": on a public network a name is an address"
+    raise TypeError(f"{name!r} is no address{known}")
 
 
 def _tokens(amount: str) -> int:
-    return _units(amount, TOKEN_DECIMALS)
+    return to_units(amount, TOKEN_DECIMALS)
 
 
-def _units(amount: str, decimals: int) -> int:
-    units = Decimal(amount).scaleb(decimals)
-    if units != units.to_integral_value() or units < 0:
-        raise TypeError(f"{amount!r} is not an amount with at most {decimals} decimals")
-    return int(units)
+def to_units(amount: str | int, decimals: int) -> int:
+    """Whole tokens, as text, as base units. Raises TypeError for what is negative, finer than a base unit, or no
+    number."""
+    try:
+        with localcontext(prec=100):
+            units = Decimal(amount).scaleb(decimals)
+        if isinstance(amount, float | bool) or units != units.to_integral_value() or units < 0:
+            raise ValueError
+        return int(units)
+    except (InvalidOperation, ValueError, OverflowError, TypeError):
+        raise TypeError(f"{amount!r} is not an amount, as text, with at most {decimals} decimals") from None

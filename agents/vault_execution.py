@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from agents.contracts import decode_logs
+from web3 import Web3
+from web3.exceptions import TransactionNotFound
+
+from agents.contracts import RevertReason, decode_logs
 from agents.execution import Ended, Order, Outcome
 from agents.journal import Journal
 from agents.ledger import entries_in
@@ -15,6 +18,9 @@ from oracle.vault_state import reason_names
 class SigningChain(Protocol):
     """What execution needs of a chain: to sign without sending, and to send without signing."""
 
+    w3: Any
+
+    def call(self, what: Any, sender: Any = None, *, block: int | str = "latest") -> Any: ...
     def sign(self, what: Any, sender: Any) -> tuple[bytes, str, int]: ...
     def send_raw(self, raw: bytes) -> Any: ...
 
@@ -32,7 +38,7 @@ class VaultExecution:
             raw, transaction_hash, nonce = self._chain.sign(call, self._signer)
         except CallReverted as error:  # the node knows before it is sent; nothing was signed
             self._journal.refuse(journal_row, [(error.reason.name, str(error.reason))])
-            return Outcome(ended=Ended.REVERTED, error=error.reason.name, detail=str(error.reason))
+            return _reverted(error.reason)
         self._journal.sign(
             journal_row,
             account=self._signer.address, account_nonce=nonce, raw=raw, transaction_hash=transaction_hash,
@@ -40,22 +46,36 @@ class VaultExecution:
         return self._send(journal_row, raw)
 
     def recover(self) -> list[Outcome]:
-        """Ends what an earlier run left unfinished, by sending the same transactions again."""
-        return [self._send(left.id, left.raw) for left in self._journal.unfinished() if left.vault == self._vault.address]
+        """Ends what an earlier run left unfinished: reads what became of it, or sends the same transaction again."""
+        unfinished = (left for left in self._journal.unfinished() if left.vault == self._vault.address)
+        return [self._send(left.id, left.raw, self._mined_already(left.raw)) for left in unfinished]
 
-    def _send(self, row: int, raw: bytes) -> Outcome:
+    def _send(self, row: int, raw: bytes, outcome: Outcome | None = None) -> Outcome:
         self._journal.sent(row)
-        try:
-            receipt = self._chain.send_raw(raw)
-        except TransactionReverted as error:
-            outcome = Outcome(
-                ended=Ended.REVERTED, error=error.reason.name, detail=str(error.reason), receipt=error.receipt
-            )
-        else:
-            outcome = read_outcome(receipt)
+        if outcome is None:
+            try:
+                outcome = read_outcome(self._chain.send_raw(raw))
+            except TransactionReverted as error:
+                outcome = _reverted(error.reason, error.receipt)
         trade_id = outcome.entry.id if outcome.entry else None
         self._journal.mined(row, outcome.ended, trade_id=trade_id, detail=outcome.detail)
         return outcome
+
+    def _mined_already(self, raw: bytes) -> Outcome | None:
+        eth, transaction_hash = self._chain.w3.eth, Web3.keccak(raw)
+        try:
+            receipt = eth.get_transaction_receipt(transaction_hash)
+        except TransactionNotFound:
+            return None
+        if receipt["status"] == 1:
+            return read_outcome(receipt)
+        sent, reason = eth.get_transaction(transaction_hash), RevertReason("NoReason")
+        try:  # once more, on the state before its block
+            again = {"to": sent["to"], "data": Web3.to_hex(sent["input"])}
+            self._chain.call(again, sent["from"], block=receipt["blockNumber"] - 1)
+        except CallReverted as error:
+            reason = error.reason
+        return _reverted(reason, receipt)
 
 
 def read_outcome(receipt: Any) -> Outcome:
@@ -65,6 +85,10 @@ def read_outcome(receipt: Any) -> Outcome:
     refused = next(event for event in decode_logs(receipt) if event.name == "TradeRefused")
     reasons = ", ".join(reason_names(refused.args["reasons"]))
     return Outcome(ended=Ended.REFUSED, error="TradeRefused", detail=reasons, receipt=receipt)
+
+
+def _reverted(reason: RevertReason, receipt: Any = None) -> Outcome:
+    return Outcome(ended=Ended.REVERTED, error=reason.name, detail=str(reason), receipt=receipt)
 
 
 def order_tuple(order: Order) -> tuple[Any, ...]:

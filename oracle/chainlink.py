@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from oracle.chain import ChainReader
-from oracle.errors import FeedMismatch, NoPrice, ReadingFailed, StalePrice
+from oracle.errors import FeedMismatch, NoPrice, NothingThere, StalePrice
 from oracle.multicall import fetch_many
 
 # A proxy's round id is (phase << 64) | the aggregator's own round id.
@@ -31,10 +31,10 @@ class Round:
 
 def parse_round(token: str, round_id: int, answer: int, updated_at_s: int, *, now_s: int, max_age_s: int) -> Round:
     """A round that we are willing to decide on. Raises NoPrice or StalePrice; `now_s` and `max_age_s` in seconds."""
-    if answer <= 0:
-        raise NoPrice(f"{token}: the answer of round {round_id} is {answer}")
     if round_id <= 0 or updated_at_s <= 0:
         raise NoPrice(f"{token}: no round has been published")
+    if answer <= 0:
+        raise NoPrice(f"{token}: the answer of round {round_id} is {answer}")
     if updated_at_s > now_s:
         raise NoPrice(f"{token}: round {round_id} is {updated_at_s - now_s} s in the future")
     if (age_s := now_s - updated_at_s) > max_age_s:
@@ -53,6 +53,8 @@ class ChainlinkReader:
     def __init__(self, chain: ChainReader, feeds: Mapping[str, Any]) -> None:
         self._chain, self._feeds = chain, dict(feeds)
         self._rounds: dict[str, dict[int, Round]] = {}
+        # The last round of a phase that is over, by token and phase.
+        self._ended: dict[tuple[str, int], int] = {}
 
     def check(self, decimals: Mapping[str, int]) -> None:
         """Raises FeedMismatch when a feed's decimals are not the configured ones."""
@@ -74,14 +76,14 @@ class ChainlinkReader:
         }
 
     def fetch_rounds(self, token: str, round_ids: Sequence[int]) -> tuple[Round, ...]:
-        """Rounds by id, as they were published. Raises ReadingFailed for one that does not exist."""
+        """Rounds by id, as they were published. Raises NothingThere for one that does not exist, ReadingFailed."""
         found: list[Round] = []
         for start in range(0, len(round_ids), _BATCH):
             batch = round_ids[start : start + _BATCH]
             calls = [self._feed(token).functions.getRoundData(round_id) for round_id in batch]
             for round_id, answer in zip(batch, fetch_many(self._chain, calls), strict=True):
                 if answer[3] == 0:
-                    raise ReadingFailed(f"feed of {token} has no round {round_id}")
+                    raise NothingThere(f"feed of {token} has no round {round_id}")
                 found.append(Round(token=token, round_id=round_id, answer=answer[1], updated_at_s=answer[3]))
         return tuple(found)
 
@@ -90,7 +92,8 @@ class ChainlinkReader:
 
         Fewer when the feed does not reach back that far. Rounds are kept, so a second call fetches only new ones. Goes
         back across phases: a phase's rounds are numbered from 1, and the last one of an earlier phase is found by
-        bisection, because an aggregator does not say how many rounds it has had.
+        bisection, because an aggregator does not say how many rounds it has had. Where two phases overlap in time, the
+        newer one counts from its first round on: an aggregator that was replaced may publish for ever.
         """
         kept = self._rounds.setdefault(last.token, {})
         kept[last.round_id] = last
@@ -101,7 +104,10 @@ class ChainlinkReader:
                 ids = range(max(next_id - _BATCH + 1, first_of_phase), next_id + 1)
                 missing = [round_id for round_id in ids if round_id not in kept]
                 kept.update({r.round_id: r for r in self.fetch_rounds(last.token, missing)})
-            found.append(kept[next_id])
+            earlier, newer = kept[next_id], found[-1]
+            is_same_phase = earlier.round_id >> PHASE_SHIFT == newer.round_id >> PHASE_SHIFT
+            if is_same_phase or earlier.updated_at_s < newer.updated_at_s:
+                found.append(earlier)
             next_id = self._previous(last.token, next_id)
         return tuple(reversed(found))
 
@@ -112,11 +118,14 @@ class ChainlinkReader:
             return round_id - 1
         while phase > 1:
             phase -= 1
-            if newest := self._last_round_of_phase(token, phase):
+            if (token, phase) not in self._ended:
+                self._ended[token, phase] = self._last_round_of_phase(token, phase)
+            if newest := self._ended[token, phase]:
                 return (phase << PHASE_SHIFT) | newest
         return 0
 
     def _last_round_of_phase(self, token: str, phase: int) -> int:
+        """The aggregator's own number of it; 0 when the phase has no rounds."""
         low, high = 0, 1
         while self._has_round(token, phase, high):
             low, high = high, high * 2
@@ -128,7 +137,7 @@ class ChainlinkReader:
     def _has_round(self, token: str, phase: int, aggregator_round: int) -> bool:
         try:
             self.fetch_rounds(token, [(phase << PHASE_SHIFT) | aggregator_round])
-        except ReadingFailed:
+        except NothingThere:
             return False
         return True
 

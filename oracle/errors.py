@@ -5,6 +5,7 @@ OracleError
 ├── StalePrice        it is a price, but too old
 ├── FeedMismatch      the feed is not the one it should be: other decimals, other description
 └── ReadingFailed     the node or the contract gave no answer
+    └── NothingThere  the node did, the contract has nothing to say: no such round, a revert, no code
 """
 
 from __future__ import annotations
@@ -32,3 +33,7 @@ class FeedMismatch(OracleError):
 
 class ReadingFailed(OracleError):
     """A contract did not answer, or not what its ABI says."""
+
+
+class NothingThere(ReadingFailed):
+    """The contract has no such round, reverts, or is not there. Without Multicall3 a silent node looks the same."""

@@ -10,35 +10,54 @@ from collections.abc import Sequence
 from typing import Any
 
 from eth_abi import decode, encode
+from eth_abi.exceptions import DecodingError
 
 from oracle.abi import decode_outputs
 from oracle.chain import ChainReader
-from oracle.errors import ReadingFailed
+from oracle.errors import NothingThere, ReadingFailed
 
 MULTICALL3 = "0xcA11bde05977b3631167028862bE2a173976CA11"
 # aggregate3((address target, bool allowFailure, bytes callData)[]) -> (bool success, bytes returnData)[]
 _AGGREGATE3 = bytes.fromhex("82ad56cb")
-_has_multicall: dict[int, bool] = {}
 
 
 def fetch_many(chain: ChainReader, calls: Sequence[Any], *, block: int | str = "latest") -> list[Any]:
-    """What each bound contract function returns, in order. Raises ReadingFailed naming the first that failed."""
-    if not _is_available(chain):
-        return [chain.call(call, block=block) for call in calls]
-    packed = [(call.address, True, bytes.fromhex(call._encode_transaction_data()[2:])) for call in calls]
-    data = _AGGREGATE3 + encode(["(address,bool,bytes)[]"], [packed])
-    answer = chain.call({"to": MULTICALL3, "data": "0x" + data.hex()}, block=block)
-    [results] = decode(["(bool,bytes)[]"], answer)
-    decoded = []
-    for call, (ok, returned) in zip(calls, results, strict=True):
-        if not ok or not returned:
-            raise ReadingFailed(f"{call.fn_name} of {call.address} gave no answer at block {block}")
-        decoded.append(decode_outputs(call.abi["outputs"], returned))
-    return decoded
+    """What each bound contract function returns, in order.
+
+    Raises NothingThere naming the first call that reverted, ReadingFailed when the node or the ABI is at fault.
+    """
+    if not calls:
+        return []
+    requests = [(call.address, bytes.fromhex(call._encode_transaction_data()[2:])) for call in calls]
+    packed = encode(["(address,bool,bytes)[]"], [[(to, True, data) for to, data in requests]])
+    answer = _call(chain, MULTICALL3, _AGGREGATE3 + packed, block)
+    if answer:
+        [results] = decode(["(bool,bytes)[]"], answer)
+        returned = [data if ok else b"" for ok, data in results]
+    else:  # what a call answers where there is no code
+        returned = [_call_alone(chain, to, data, block) for to, data in requests]
+    return [_decoded(call, data, block) for call, data in zip(calls, returned, strict=True)]
 
 
-def _is_available(chain: ChainReader) -> bool:
-    key = id(chain.w3)
-    if key not in _has_multicall:
-        _has_multicall[key] = bool(chain.w3.eth.get_code(MULTICALL3))
-    return _has_multicall[key]
+def _call(chain: ChainReader, to: str, data: bytes, block: int | str) -> bytes:
+    try:
+        return bytes(chain.call({"to": to, "data": "0x" + data.hex()}, block=block))
+    except Exception as error:  # each kind of chain has its own
+        raise ReadingFailed(f"{to} gave no answer at block {block}: {error}") from error
+
+
+def _call_alone(chain: ChainReader, to: str, data: bytes, block: int | str) -> bytes:
+    try:
+        return _call(chain, to, data, block)
+    except ReadingFailed as error:
+        raise NothingThere(str(error)) from error
+
+
+def _decoded(call: Any, returned: bytes, block: int | str) -> Any:
+    if not returned:
+        raise NothingThere(f"{call.fn_name} of {call.address} gave no answer at block {block}")
+    try:
+        return decode_outputs(call.abi["outputs"], returned)
+    except DecodingError as error:
+        message = f"{call.fn_name} of {call.address} answered what its ABI does not say at block {block}: {error}"
+        raise ReadingFailed(message) from error

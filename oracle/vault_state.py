@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum, IntFlag
 from typing import Any
 
@@ -12,6 +12,7 @@ from oracle.chainlink import Round
 from oracle.multicall import fetch_many
 
 WAD = 10**18
+DAY_S = 86_400
 
 
 class VaultState(IntEnum):
@@ -80,15 +81,16 @@ class VaultReading:
     agent_id: int
     state: VaultState
     reasons: int
+    # As the vault's last action wrote them down; `state` and `reasons` are those of the block.
+    recorded_reasons: int
     value: int
     quote_held: int
     quote_unit: int
     quote_round: Round
     unit_price_wad: int
     peak_wad: int
-    # The higher of the last unit prices before today and before yesterday, as the guard remembers them.
-    before_today_wad: int
-    before_yesterday_wad: int
+    # What the daily loss is measured from: the higher of the last unit prices before today and before yesterday.
+    reference_wad: int
     profit: int
     nonce: int
     trades_today: int
@@ -114,6 +116,10 @@ class VaultReading:
         """Worth of an amount at the price read, rounded down; 0 without a price."""
         held = self.position(token)
         return amount * held.price_wad * self.quote_unit // (WAD * held.unit)
+
+    def value_up(self, token: str, amount: int) -> int:
+        """Worth of an amount at the price read, rounded up, as the guard counts what is sold; 0 without a price."""
+        return -self.value_of(token, -amount)
 
     def asset_value(self, token: str) -> int:
         """Worth of what is held of an asset, rounded down."""
@@ -156,18 +162,18 @@ class VaultReader:
             agent_id=self._agent_id,
             state=VaultState(status.state),
             reasons=status.reasons,
+            recorded_reasons=guard.reasons,
             value=status.value,
             quote_held=book.quoteHeld,
             quote_unit=self._quote_unit,
             quote_round=_round(self._quote, readings[0]),
             unit_price_wad=status.unitPriceWad,
             peak_wad=guard.peak,
-            before_today_wad=guard.beforeToday,
-            before_yesterday_wad=guard.beforeYesterday,
+            reference_wad=_reference_wad(guard, block.timestamp_s // DAY_S),
             profit=status.profit,
             nonce=guard.nonce,
-            trades_today=guard.tradesToday if guard.day == block.timestamp_s // 86_400 else 0,
-            turnover_today=guard.turnoverToday if guard.day == block.timestamp_s // 86_400 else 0,
+            trades_today=guard.tradesToday if guard.day == block.timestamp_s // DAY_S else 0,
+            turnover_today=guard.turnoverToday if guard.day == block.timestamp_s // DAY_S else 0,
             slippage_level=guard.slippage.level,
             slippage_at_s=guard.slippage.updatedAt,
             slippage_decay_s=regime[1].slippageDecayS,
@@ -182,33 +188,19 @@ class VaultReader:
         )  # fmt: skip
 
 
+def _reference_wad(guard: Any, today: int) -> int:
+    """The guard's reference as a trade of today would see it: a new day moves the remembered prices on by one."""
+    before_today, before_yesterday = guard.beforeToday, guard.beforeYesterday
+    if guard.day != today:
+        before_yesterday = before_today if guard.day == today - 1 else guard.lastUnitPrice
+        before_today = guard.lastUnitPrice
+    return max(before_today, before_yesterday)
+
+
 def _round(token: str, reading: Any) -> Round:
     return Round(token=token, round_id=reading.roundId, answer=reading.answer, updated_at_s=reading.updatedAt)
 
 
 def as_plain(reading: VaultReading) -> Mapping[str, Any]:
     """The reading as JSON values; integers beyond 2^53 stay integers."""
-    plain: dict[str, Any] = {}
-    for field in fields(reading):
-        value = getattr(reading, field.name)
-        if field.name == "positions":
-            value = [
-                {
-                    "token": p.token,
-                    "unit": p.unit,
-                    "amount": p.amount,
-                    "price_wad": p.price_wad,
-                    "round": p.round.as_plain(),
-                }
-                for p in value
-            ]
-        elif field.name == "block":
-            value = {"number": value.number, "hash": value.hash, "timestamp_s": value.timestamp_s}
-        elif field.name == "limits":
-            value = {f.name: getattr(value, f.name) for f in fields(value)}
-        elif field.name == "quote_round":
-            value = value.as_plain()
-        elif field.name == "state":
-            value = value.name
-        plain[field.name] = value
-    return plain
+    return {**asdict(reading), "state": reading.state.name}

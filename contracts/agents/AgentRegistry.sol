@@ -11,7 +11,7 @@ import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {IAgentRegistry} from "../interfaces/IAgentRegistry.sol";
 import {IRewardPool} from "../interfaces/IRewardPool.sol";
 import {IStrategyVault} from "../interfaces/IStrategyVault.sol";
-import {Protocol} from "../libraries/Types.sol";
+import {Protocol, VaultState} from "../libraries/Types.sol";
 
 /// @title AgentRegistry
 /// @notice Documented in {IAgentRegistry}.
@@ -131,11 +131,10 @@ contract AgentRegistry is IAgentRegistry, ERC721URIStorage {
         uint256 deposit = _agents[agentId].deposit;
         if (amount > deposit) revert AgentRegistryNotReleasable(agentId, amount, deposit);
         address vault = pool.vaultOf(agentId);
-        bool live = vault != address(0) && pool.accountOf(vault).live;
-        address to = live ? vault : treasury;
+        address to = _takesCapital(vault) ? vault : treasury;
         _agents[agentId].deposit -= amount.toUint128();
         emit DepositAwarded(agentId, to, amount);
-        if (!live) {
+        if (to == treasury) {
             quote.safeTransfer(treasury, amount);
             return;
         }
@@ -191,6 +190,13 @@ contract AgentRegistry is IAgentRegistry, ERC721URIStorage {
 
     function _checkSettled(uint64 agentId) private view {
         if (!pool.isSettled(agentId)) revert AgentRegistryUnsettled(agentId);
+    }
+
+    /// @dev A halted vault takes no capital, nor one without a full price; neither may protect the agent's deposit.
+    function _takesCapital(address vault) private view returns (bool) {
+        if (vault == address(0) || !pool.accountOf(vault).live) return false;
+        IStrategyVault.Status memory status = IStrategyVault(vault).status();
+        return status.priced && status.state != VaultState.HALTED;
     }
 
     /// @dev Without a full price nobody knows what the deposit has to cover, so all of it stays.

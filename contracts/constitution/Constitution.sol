@@ -134,7 +134,8 @@ contract Constitution is IConstitution {
         if (lastUntil != 0 && block.timestamp < lastUntil + MAX_STOP_S) {
             revert ConstitutionStopCooldown(lastUntil + MAX_STOP_S);
         }
-        return uint64(block.timestamp) + durationS;
+        uint64 until = uint64(block.timestamp) + durationS;
+        return until < guardianExpiresAt ? until : guardianExpiresAt; // no stop outlives the term it was given in
     }
 
     function _checkGuardianOrTimelock() private view {

@@ -57,6 +57,7 @@ contract MARKETFLOW_DAO is
 
     error DaoNotDeployable(uint256 proposalId, ProposalState state);
     error DaoInvalidSettings();
+    error DaoTimelockFixed();
 
     constructor(
         IVotes token_,
@@ -169,6 +170,11 @@ contract MARKETFLOW_DAO is
         if (current == ProposalState.Queued && clock() > proposalEta(proposalId) + graceS) {
             return ProposalState.Expired;
         }
+    }
+
+    /// @notice Refused: every other contract holds the timelock immutably, so another one would govern nothing.
+    function updateTimelock(TimelockController) public override onlyGovernance {
+        revert DaoTimelockFixed();
     }
 
     // ----------------------------------------------- overrides required by Solidity

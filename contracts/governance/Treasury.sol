@@ -67,6 +67,7 @@ contract Treasury is ITreasury {
         emit CapitalAllocated(strategyId, vault, amount);
         quote.forceApprove(vault, amount);
         IStrategyVault(vault).allocate(amount);
+        quote.forceApprove(vault, 0); // what a vault does not take now, it can't take when it counts no longer
     }
 
     /// @inheritdoc ITreasury

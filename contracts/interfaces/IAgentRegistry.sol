@@ -27,7 +27,7 @@ interface IAgentRegistry {
     event BondSeized(uint64 indexed agentId, address indexed to, uint256 amount);
     event DepositPosted(uint64 indexed agentId, address indexed from, uint256 amount);
     event DepositWithdrawn(uint64 indexed agentId, address indexed to, uint256 amount);
-    event DepositAwarded(uint64 indexed agentId, address indexed vault, uint256 amount);
+    event DepositAwarded(uint64 indexed agentId, address indexed to, uint256 amount);
 
     /// @notice Mints the next agent to the caller.
     function register(string calldata agentURI, address signingKey) external returns (uint64 agentId);
@@ -53,7 +53,8 @@ interface IAgentRegistry {
     /// @notice Moves bond to the treasury for a proven lie. Timelock only.
     function slashBond(uint64 agentId, uint256 amount) external;
 
-    /// @notice Moves deposit into the agent's vault as new capital. Timelock only.
+    /// @notice Moves deposit into the agent's live vault as new capital, or to the treasury when there is none that takes
+    /// capital now. Timelock only.
     function awardDeposit(uint64 agentId, uint256 amount) external;
 
     function agentOf(uint64 agentId) external view returns (Agent memory);

@@ -69,6 +69,7 @@ interface IPriceOracle {
     /// @notice The quote token's own reading (`priceWad`: USD x 1e18) and the readings of `tokens` in quote.
     function readMany(address[] calldata tokens) external view returns (Reading memory quote, Reading[] memory readings);
 
+    /// @notice One token's reading, in quote; of the quote token itself, in USD.
     function read(address token) external view returns (Reading memory);
 
     function feedOf(address token) external view returns (Feed memory);

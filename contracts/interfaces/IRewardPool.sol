@@ -82,10 +82,11 @@ interface IRewardPool {
 
     // ------------------------------------------------ by the protocol's contracts
 
-    /// @notice Opens a vault's account and sets `cap` aside. Factory only.
+    /// @notice Opens a vault's account and sets `cap` aside, all of it. Factory only.
     function registerVault(address vault, uint64 agentId, uint128 rate, uint128 cap) external;
 
-    /// @notice Changes a live vault's cap. Factory only.
+    /// @notice Changes a live vault's cap and sets aside what there is of it: an underfunded pool never holds up an
+    /// update of limits. Strategy registry only.
     function setCap(address vault, uint128 cap) external;
 
     /// @notice Ends a vault's reservations; its account, vesting and debts stay. Strategy registry only.
@@ -119,7 +120,8 @@ interface IRewardPool {
     /// @notice The sum of live caps can never exceed this. Timelock only.
     function setBudget(uint256 budgetPerEpoch) external;
 
-    /// @notice Closes after `maxUnsettled` windows that could not complete; the move must not pay. Timelock only.
+    /// @notice Closes after `maxUnsettled` windows that could not complete, the last of them included; the move must not
+    /// pay. Timelock only.
     function closeByVote(address vault, int256 move) external;
 
     /// @notice Returns what is neither owed nor set aside to the treasury. Timelock only.
@@ -140,7 +142,8 @@ interface IRewardPool {
     /// @notice Token wei of the bond that is not needed as collateral now.
     function releasableBond(uint64 agentId) external view returns (uint256);
 
-    /// @notice Base units of quote by which the account stands above the vault's last profit and was not collected.
+    /// @notice Base units of quote by which the account of the agent's last vault stands above its profit and was not
+    /// collected; while that vault is live, above its worst profit.
     function debtOf(uint64 agentId) external view returns (uint256);
 
     /// @notice The last settled window began at or after `since` and nothing is pending.

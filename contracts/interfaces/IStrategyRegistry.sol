@@ -50,6 +50,7 @@ interface IStrategyRegistry {
     error StrategyRegistryEmptyArtefact();
     error StrategyRegistryAssetStillHeld(address token, uint256 amount);
     error StrategyRegistryFixedField(string field);
+    error StrategyRegistryStaleUpdate(bytes32 manifestHash, bytes32 running);
     error StrategyRegistryNotFinished(bytes32 strategyId);
 
     event ManifestSubmitted(bytes32 indexed manifestHash, uint256 indexed agentId, bytes32 artefactHash, address submitter);

@@ -5,7 +5,7 @@ import {AssetSpec, Limits, VaultState} from "../libraries/Types.sol";
 
 /// @title Custody and guard of one strategy
 /// @notice The vault holds the DAO's capital, lets one agent trade it through one venue, and checks every limit in the
-/// same transaction as the trade. In every call but `recall` the state is derived first, then persisted.
+/// same transaction as the trade. In every call but `recall` and `skim` the state is derived first, then persisted.
 /// Value is counted from the vault's own books, never above its token balances: donations are not profit.
 /// @custom:kill A vote halts or recalls; the guardian stops to REDUCING; the drawdown limits stop by themselves.
 interface IStrategyVault {

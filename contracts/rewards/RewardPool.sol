@@ -6,6 +6,7 @@ import {IVotes} from "@openzeppelin/contracts/governance/utils/IVotes.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {SignedMath} from "@openzeppelin/contracts/utils/math/SignedMath.sol";
 import {IAgentRegistry} from "../interfaces/IAgentRegistry.sol";
 import {IConstitution} from "../interfaces/IConstitution.sol";
 import {IRewardPool} from "../interfaces/IRewardPool.sol";
@@ -91,6 +92,7 @@ contract RewardPool is IRewardPool {
         if (previous != address(0) && (_accounts[previous].live || _accounts[previous].pending)) {
             revert RewardPoolAgentBusy(agentId, previous);
         }
+        if (cap > free) revert RewardPoolUnderfunded(cap, free);
         vaultOf[agentId] = vault;
         Account storage account = _accounts[vault];
         account.rate = rate;
@@ -102,12 +104,12 @@ contract RewardPool is IRewardPool {
     }
 
     /// @inheritdoc IRewardPool
-    function setCap(address vault, uint128 cap) external only(factory) {
+    function setCap(address vault, uint128 cap) external only(strategies) {
         Account storage account = _accounts[vault];
         if (!account.live) revert RewardPoolUnknownVault(vault);
         if (account.pending) revert RewardPoolResultPending(vault, account.pendingMove); // it was frozen under the old cap
         _unreserve(account);
-        _reserve(account, cap);
+        _reserve(account, cap); // as far as the pool can: an underfunded one must not keep limits from being tightened
         emit CapSet(vault, cap);
     }
 
@@ -128,7 +130,7 @@ contract RewardPool is IRewardPool {
         Account storage account = _accounts[msg.sender];
         if (account.rate == 0) revert RewardPoolUnknownVault(msg.sender);
         (bool open, uint32 epoch) = _openWindow();
-        if (open && priced && epoch >= account.nextEpoch) _observe(epoch, profit.toInt128(), observer);
+        if (open && priced && epoch >= account.nextEpoch) _observe(account, epoch, profit.toInt128(), observer);
         return _standing(account, worstProfit);
     }
 
@@ -146,7 +148,7 @@ contract RewardPool is IRewardPool {
         move = _moveOf(account, window.lowest, window.highest);
         if (missedBefore && move > 0) move = 0;
         _freeze(account, vault, due, move, missedBefore, false);
-        _payBounty(msg.sender);
+        _payBounty(account, msg.sender);
     }
 
     /// @inheritdoc IRewardPool
@@ -222,7 +224,9 @@ contract RewardPool is IRewardPool {
         Account storage account = _accounts[vault];
         uint32 due = _checkDue(account, vault);
         uint32 missed = due + 1 - account.nextEpoch;
-        if (missed < maxUnsettled) revert RewardPoolNotOverdue(vault, missed, maxUnsettled);
+        if (missed < maxUnsettled || _windows[vault].epoch == due && _windows[vault].observations > 0) {
+            revert RewardPoolNotOverdue(vault, missed, maxUnsettled);
+        }
         if (move > 0) revert RewardPoolMoveMustNotPay(move);
         _freeze(account, vault, due, move, true, true);
     }
@@ -325,10 +329,11 @@ contract RewardPool is IRewardPool {
         if (account.pending) revert RewardPoolResultPending(vault, account.pendingMove);
         bool any;
         (any, due) = _lastEnded();
-        if (!any || account.nextEpoch > due) revert RewardPoolNothingToClose(vault, account.nextEpoch);
+        bool superseded = vaultOf[account.agentId] != vault; // by a new vault: a result could not be applied any more
+        if (!any || account.nextEpoch > due || superseded) revert RewardPoolNothingToClose(vault, account.nextEpoch);
     }
 
-    function _observe(uint32 epoch, int128 profit, address observer) private {
+    function _observe(Account storage account, uint32 epoch, int128 profit, address observer) private {
         Window storage window = _windows[msg.sender];
         if (window.observations == 0 || window.epoch != epoch) {
             window.epoch = epoch;
@@ -342,13 +347,14 @@ contract RewardPool is IRewardPool {
         emit ProfitObserved(msg.sender, epoch, profit, observer);
         if (observer != address(0) && block.timestamp >= window.lastBountyAt + windowLengthS / BOUNTIES_PER_WINDOW) {
             window.lastBountyAt = uint64(block.timestamp);
-            _payBounty(observer);
+            _payBounty(account, observer);
         }
     }
 
-    /// @dev Bounties are owed, never sent: an observer that can't receive must not stop a vault.
-    function _payBounty(address observer) private {
-        if (bountyFund < bounty || bounty == 0) return;
+    /// @dev Bounties are owed, never sent: an observer that can't receive must not stop a vault. The windows of a
+    /// released vault can still be observed and closed, to collect a debt, but would cost a bounty for ever.
+    function _payBounty(Account storage account, address observer) private {
+        if (bountyFund < bounty || bounty == 0 || !account.live) return;
         bountyFund -= bounty;
         bountyOf[observer] += bounty;
         emit BountyEarned(observer, bounty);
@@ -419,10 +425,8 @@ contract RewardPool is IRewardPool {
     function _reserve(Account storage account, uint128 cap) private {
         sumOfCaps += cap;
         if (sumOfCaps > budgetPerEpoch) revert RewardPoolBudgetExceeded(sumOfCaps, budgetPerEpoch);
-        if (cap > free) revert RewardPoolUnderfunded(cap, free);
-        free -= cap;
         account.cap = cap;
-        account.earmark = cap;
+        _topUp(account);
     }
 
     function _unreserve(Account storage account) private {
@@ -455,10 +459,17 @@ contract RewardPool is IRewardPool {
         return unclaimed >= required || unclaimed + agents.agentOf(account.agentId).bond >= required;
     }
 
-    /// @dev Collateral beyond what the worst case would take back.
+    /// @dev Collateral beyond what the worst case would take back. A fall in price that nobody has poked yet counts;
+    /// without a full price nobody knows what the collateral has to cover, so all of it stays.
     function _excess(Account storage account, address vault) private view returns (uint256) {
+        int256 worst = IStrategyVault(vault).worstProfit();
+        if (account.live) {
+            IStrategyVault.Status memory status = IStrategyVault(vault).status();
+            if (!status.priced) return 0;
+            worst = SignedMath.min(worst, status.profit);
+        }
         uint256 unclaimed = uint256(account.unvested) + account.vested;
         uint256 held = unclaimed + agents.agentOf(account.agentId).bond;
-        return Math.saturatingSub(held, _required(account, IStrategyVault(vault).worstProfit()));
+        return Math.saturatingSub(held, _required(account, worst));
     }
 }

@@ -36,6 +36,8 @@ contract StrategyRegistry is IStrategyRegistry {
     /// @inheritdoc IStrategyRegistry
     mapping(uint64 agentId => bytes32) public liveStrategyOf;
     mapping(bytes32 manifestHash => StrategyManifest) private _manifests;
+    /// @dev The version an update was submitted against: one that was overtaken is stale.
+    mapping(bytes32 manifestHash => bytes32) private _replaces;
     mapping(bytes32 strategyId => Strategy) private _strategies;
 
     modifier onlyTimelock() {
@@ -65,6 +67,7 @@ contract StrategyRegistry is IStrategyRegistry {
         if (stage != Stage.NONE) revert StrategyRegistryWrongStage(manifestHash, stage);
         stageOf[manifestHash] = Stage.SUBMITTED;
         _manifests[manifestHash] = m;
+        if (m.updates != 0) _replaces[manifestHash] = _strategies[m.updates].version;
         emit ManifestSubmitted(manifestHash, m.agentId, m.artefactHash, msg.sender);
     }
 
@@ -98,6 +101,9 @@ contract StrategyRegistry is IStrategyRegistry {
         StrategyManifest memory m = _manifests[manifestHash];
         _check(m);
         Strategy storage strategy = _requireStage(m.updates, Stage.LIVE);
+        if (_replaces[manifestHash] != strategy.version) {
+            revert StrategyRegistryStaleUpdate(manifestHash, strategy.version);
+        }
         stageOf[strategy.version] = Stage.SUPERSEDED;
         stageOf[manifestHash] = Stage.LIVE;
         strategy.version = manifestHash;
@@ -250,8 +256,11 @@ contract StrategyRegistry is IStrategyRegistry {
         if (bond < needed) revert StrategyRegistryBondTooSmall(m.agentId, bond, needed);
     }
 
+    /// @dev An account that borrows its code (EIP-7702) can exchange it at any time, so its hash promises nothing.
     function _checkCode(address target, bytes32 codeHash) private view {
-        if (target.code.length == 0 || target.codehash != codeHash) {
+        uint256 size = target.code.length;
+        bool borrowed = size == 23 && bytes3(target.code) == 0xef0100;
+        if (size == 0 || borrowed || target.codehash != codeHash) {
             revert StrategyRegistryWrongCode(target, target.codehash);
         }
     }

@@ -33,7 +33,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         address token;
         uint64 route;
         uint8 decimals;
-        uint256 held; // what the books hold, but not above the balance
+        uint256 held; // what the books hold, but not above a balance that can be read
         uint256 balance;
         uint256 price; // base units of quote x 1e18 per whole token; zero without a fresh price
         uint256 lastPriceWad;
@@ -51,6 +51,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         uint256 quoteHeld;
         uint256 quoteBalance;
         uint256 value;
+        uint256 unpriced; // worth of what has no fresh price, at its last one: for the guard only
         uint256 unitPrice;
         uint256 peak;
         uint256 refPrice; // the higher of the last unit prices before today and before yesterday
@@ -383,16 +384,19 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         m.unitPrice = m.priced ? GuardMath.unitPriceDown(m.value, _book.units) : _guard.lastUnitPrice;
 
         uint16 reasons;
-        if (m.priced && _book.units > 0) {
-            m.peak = Math.max(m.peak, m.unitPrice);
-            m.dayLossNow = GuardMath.isBelowBy(m.unitPrice, m.refPrice, m.limits.maxDailyLossBps);
-            if (GuardMath.isBelowBy(m.unitPrice, m.peak, m.limits.maxDrawdownBps)) reasons |= Reasons.DRAWDOWN;
-            if (GuardMath.isBelowBy(m.unitPrice, m.peak, m.limits.hardDrawdownBps)) reasons |= Reasons.HALTED;
+        if (_book.units > 0) {
+            // An asset without a price counts at its last one here, so that a dead feed of dust blinds no limit.
+            uint256 unitPrice = GuardMath.unitPriceDown(m.value + m.unpriced, _book.units);
+            if (m.priced) m.peak = Math.max(m.peak, unitPrice);
+            m.dayLossNow = GuardMath.isBelowBy(unitPrice, m.refPrice, m.limits.maxDailyLossBps);
+            if (GuardMath.isBelowBy(unitPrice, m.peak, m.limits.maxDrawdownBps)) reasons |= Reasons.DRAWDOWN;
+            if (GuardMath.isBelowBy(unitPrice, m.peak, m.limits.hardDrawdownBps)) reasons |= Reasons.HALTED;
         }
         if (m.dayLossNow || _guard.dayBreachedOn == _today()) reasons |= Reasons.DAY_LOSS;
         if (_guard.drawdownLatched) reasons |= Reasons.DRAWDOWN;
         if (_guard.haltedAt != 0) reasons |= Reasons.HALTED;
         if (m.agent.deposit < _requiredDeposit(m)) reasons |= Reasons.DEPOSIT;
+        if (m.agent.bond < m.rules.minBond) reasons |= Reasons.COLLATERAL;
         if (m.stopped) reasons |= Reasons.GUARDIAN;
         if (!m.quoteHealthy) reasons |= Reasons.QUOTE_UNHEALTHY;
         if (!m.priced) reasons |= Reasons.PRICE_MISSING;
@@ -412,8 +416,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         (m.quote, readings) = oracle.readMany(tokens);
 
         bool alive;
-        (alive, m.quoteBalance) = _balanceOf(address(quote));
-        m.quoteHeld = Math.min(_book.quoteHeld, m.quoteBalance);
+        (alive, m.quoteBalance, m.quoteHeld) = _holdingOf(address(quote), _book.quoteHeld);
         m.quoteHealthy = alive && m.quote.status == IPriceOracle.PriceStatus.OK;
         m.priced = m.quoteHealthy;
         m.value = m.quoteHeld;
@@ -422,11 +425,13 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
             Position memory position = _positions[tokens[i]];
             (line.token, line.route, line.decimals) = (tokens[i], _assets[i].route, _assets[i].decimals);
             (line.roundId, line.answer) = (readings[i].roundId, readings[i].answer);
-            (alive, line.balance) = _balanceOf(line.token);
-            line.held = Math.min(position.amount, line.balance);
+            (alive, line.balance, line.held) = _holdingOf(line.token, position.amount);
             line.lastPriceWad = position.lastPriceWad;
             if (alive) line.price = readings[i].priceWad * quoteUnit;
-            if (line.price == 0 && position.amount > 0) m.priced = false;
+            if (line.price == 0 && position.amount > 0) {
+                m.priced = false;
+                m.unpriced += GuardMath.valueDown(line.held, line.lastPriceWad * quoteUnit, line.decimals);
+            }
             m.value += GuardMath.valueDown(line.held, line.price, line.decimals);
         }
     }
@@ -667,10 +672,16 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         quoteIn = GuardMath.shareUp(quoteIn, GuardMath.BPS - discountBps);
     }
 
-    function _balanceOf(address token) private view returns (bool alive, uint256 balance) {
+    /// @dev A token that can't tell its balance has no price; what the books hold of it can still be recalled.
+    function _holdingOf(address token, uint256 booked)
+        private
+        view
+        returns (bool alive, uint256 balance, uint256 held)
+    {
         bytes memory data;
         (alive, data) = token.staticcall{gas: BALANCE_GAS}(abi.encodeCall(IERC20.balanceOf, (address(this))));
         alive = alive && data.length >= 32;
         if (alive) balance = abi.decode(data, (uint256));
+        held = alive ? Math.min(booked, balance) : booked;
     }
 }

@@ -56,7 +56,8 @@ contract UniswapV3Venue is IVenue, IUniswapV3SwapCallback {
 
     /// @inheritdoc IVenue
     function checkRoute(address tokenA, address tokenB, uint64 route) external view {
-        if (poolOf(tokenA, tokenB, route).code.length == 0) revert VenueNoPool(tokenA, tokenB, route);
+        bool isFee = route <= type(uint24).max; // Uniswap's own type: a longer one would be cut to another pool's
+        if (!isFee || poolOf(tokenA, tokenB, route).code.length == 0) revert VenueNoPool(tokenA, tokenB, route);
     }
 
     /// @notice The pool's address, whether or not it exists: Uniswap's own CREATE2 rule.

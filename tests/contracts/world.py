@@ -26,6 +26,8 @@ from agents.localnet.market import LocalMarket
 HOUR_S, DAY_S = 3600, 86_400
 ANY = object()
 WAD = 10**18
+# IGovernor.ProposalState, in its order.
+PROPOSAL_STATES = "Pending Active Canceled Defeated Succeeded Queued Expired Executed".split()
 # `amountOut` of nothing special: the guard's own check is the one under test.
 NO_MINIMUM = 0
 EXPLANATION, OBSERVATION = b"\x11" * 32, b"\x22" * 32
@@ -103,7 +105,7 @@ class Strategy:
 class World:
     """Everything deployed, and everybody."""
 
-    def __init__(self, evm: LocalEvm, **genesis_overrides: Any) -> None:
+    def __init__(self, evm: LocalEvm, *, quote_decimals: int = 6, **genesis_overrides: Any) -> None:
         self.evm, self.w3 = evm, evm.w3
         people = iter(evm.accounts)
         # Deploys everything, keeps nothing; and people named for what they do.
@@ -111,8 +113,9 @@ class World:
         self.small_holder, self.controller, self.signer, self.stranger, self.relayer = (next(people) for _ in range(5))
         self.observer, self.bidder, self.other_controller, self.other_signer = (next(people) for _ in range(4))
         self.market = LocalMarket.deploy(
-            evm, base_price_usd=Decimal(2000), deployer=self.deployer, pool_fee=500, liquidity_usd=Decimal(2_000_000_000)
-        )
+            evm, base_price_usd=Decimal(2000), deployer=self.deployer, pool_fee=500, liquidity_usd=Decimal(2_000_000_000),
+            quote_decimals=quote_decimals,
+        )  # fmt: skip
         self.market.add_asset("BTC", price_usd=Decimal(60_000), decimals=8, pool_fee=500, liquidity_usd=Decimal(2_000_000_000))
         self.book = self.market.book
         self.genesis = replace(self._default_genesis(), **genesis_overrides)
@@ -120,9 +123,10 @@ class World:
         for name in ("token timelock dao treasury constitution oracle agents strategies factory ledger pool venue").split():
             setattr(self, name, self.d.contract(evm, name))
         self.quote = evm.at("QuoteToken", self.book.quote)
+        self.first_epoch_s = int(self.view(self.pool.functions.genesis()))
         for holder in (self.proposer, self.voter_a, self.voter_b, self.small_holder):
             self.send(self.token.functions.delegate(holder.address), holder)
-        self.market.give_quote(self.d.treasury, usd(20_000_000))
+        self.market.give_quote(self.d.treasury, 20_000_000 * 10**quote_decimals)
         evm.impersonate(self.d.timelock)
         self.travel(HOUR_S)
 
@@ -168,7 +172,7 @@ class World:
                     for asset in (feed_eth, feed_btc)
                 ),
             ],
-            outflow_caps={self.book.quote: usd(10_000_000), None: tokens(1_000_000)},
+            outflow_caps={self.book.quote: 10_000_000 * 10**self.book.quote_decimals, None: tokens(1_000_000)},
             uniswap_factory=self.book.factory,
             pool_init_code_hash=self.book.pool_init_code_hash,
         )  # fmt: skip
@@ -196,6 +200,11 @@ class World:
         assert reason.name == error, f"reverted with {reason}, not {error}"
         given = {key: value for key, value in reason.args.items() if arguments.get(key) is not ANY}
         assert given == {key: value for key, value in arguments.items() if value is not ANY}
+
+    def history(self, contract: Contract | str) -> list[EventLog]:
+        """Every event that a contract has emitted since the chain began."""
+        address = contract if isinstance(contract, str) else contract.address
+        return decode_logs({"logs": self.w3.eth.get_logs({"address": address, "fromBlock": 0})})
 
     # Time and prices
 
@@ -239,13 +248,20 @@ class World:
         [registered, *_] = self.send(self.agents.functions.register("ipfs://agent", signer.address), controller)
         agent_id = int(registered.args["agentId"])
         if bond_wei:
-            self.send(self.token.functions.approve(self.d.agents, bond_wei), controller)
-            self.send(self.agents.functions.postBond(agent_id, bond_wei), controller)
+            self.post_bond(agent_id, bond_wei, controller)
         if deposit:
             self.market.give_quote(controller, deposit)
             self.send(self.quote.functions.approve(self.d.agents, deposit), controller)
             self.send(self.agents.functions.postDeposit(agent_id, deposit), controller)
         return agent_id
+
+    def post_bond(self, agent_id: int, amount_wei: int, sender: Account | None = None) -> list[EventLog]:
+        sender = sender or self.controller
+        self.send(self.token.functions.approve(self.d.agents, amount_wei), sender)
+        return self.send(self.agents.functions.postBond(agent_id, amount_wei), sender)
+
+    def bond_of(self, agent_id: int) -> int:
+        return int(self.view(self.agents.functions.agentOf(agent_id)).bond)
 
     def manifest(self, agent_id: int, *, assets: Sequence[str] = ("ETH",), limits: Limits = LIMITS, **over: Any) -> dict:
         """A manifest within the constitution; any field can be given in its Solidity name. web3 takes `struct(manifest)`."""
@@ -322,10 +338,10 @@ class World:
     # Epochs
 
     def epoch_start_s(self, epoch: int) -> int:
-        return int(self.view(self.pool.functions.genesis())) + epoch * EPOCH_S
+        return self.first_epoch_s + epoch * EPOCH_S
 
     def current_epoch(self) -> int:
-        return (self.now_s() - int(self.view(self.pool.functions.genesis()))) // EPOCH_S
+        return (self.now_s() - self.first_epoch_s) // EPOCH_S
 
     def to_next_window(self) -> int:
         """Travels to just inside the next observation window; returns the epoch that it observes."""
@@ -342,14 +358,46 @@ class World:
         self.to_next_window()
         self.poke(s)
         self.to_window_end()
-        [closed, *_] = self.send(self.pool.functions.closeWindow(s.vault.address), self.stranger)
-        move = int(closed.args["move"])
-        if move:
-            self.send(self.dao.functions.rewardAgent(s.agent_id, move), self.stranger)
+        if move := self.close(s):
+            self.apply(s, move)
         return move
+
+    def observe_at(self, s: Strategy, *prices_usd: int | str | Decimal, symbol: str = "ETH") -> list[int]:
+        """One observation at each price, now; returns the profits observed. The pool's price stays where it is."""
+        profits = []
+        for price_usd in prices_usd:
+            self.set_price(symbol, price_usd, pool_follows=False)
+            profits.append(int(one(self.poke(s), "ProfitObserved")["profit"]))
+        return profits
+
+    def close(self, s: Strategy) -> int:
+        """Closes the window that ended last; returns the move, which is still to be applied."""
+        events = self.send(self.pool.functions.closeWindow(s.vault.address), self.stranger)
+        return int(one(events, "WindowClosed")["move"])
+
+    def apply(self, s: Strategy, pnl: int) -> list[EventLog]:
+        return self.send(self.dao.functions.rewardAgent(s.agent_id, pnl), self.stranger)
 
     def account(self, s: Strategy) -> Any:
         return self.view(self.pool.functions.accountOf(s.vault.address))
+
+    def assert_books_balance(self) -> None:
+        """For each vault, everything paid less everything taken is rate x A; and the pool's balance is what is free,
+        for bounties, set aside, or owed: no more, no less. Told from events and accounts, donations apart."""
+        events = self.history(self.pool)
+        total = lambda name, key, **of: sum(  # noqa: E731
+            e.args[key] for e in events if e.name == name and all(e.args[k] == v for k, v in of.items())
+        )
+        held = sum(self.view(call()) for call in (self.pool.functions.free, self.pool.functions.bountyFund))
+        held += total("BountyEarned", "amount") - total("BountyClaimed", "amount")
+        for vault in (e.args["vault"] for e in events if e.name == "VaultRegistered"):
+            a = self.view(self.pool.functions.accountOf(vault))
+            paid, claimed = total("Rewarded", "reward", vault=vault), total("Claimed", "amount", vault=vault)
+            unclaimed, bond = (total("ClawedBack", key, vault=vault) for key in ("fromUnclaimed", "fromBond"))
+            assert paid - unclaimed - bond == a.rate * a.credited, f"{vault} does not telescope"
+            assert a.unvested + a.vested == paid - unclaimed - claimed, f"{vault}: what is owed"
+            held += a.earmark + a.unvested + a.vested
+        assert self.view(self.token.functions.balanceOf(self.d.pool)) == held, "the pool's balance"
 
     # Voting
 
@@ -392,8 +440,7 @@ class World:
         return self.execute(proposal_id)
 
     def state(self, proposal_id: int) -> str:
-        names = ("Pending", "Active", "Canceled", "Defeated", "Succeeded", "Queued", "Expired", "Executed")
-        return names[self.view(self.dao.functions.state(proposal_id))]
+        return PROPOSAL_STATES[self.view(self.dao.functions.state(proposal_id))]
 
     def sign_ballot(self, voter: Account, proposal_id: int, support: int, *, signatory: str | None = None, **over: Any) -> bytes:
         """An EIP-712 ballot of OpenZeppelin's Governor; `over` replaces fields of the domain or the message.
@@ -432,3 +479,8 @@ def one(events: Sequence[EventLog], name: str) -> dict[str, Any]:
 
 def none_of(events: Sequence[EventLog], name: str) -> bool:
     return all(event.name != name for event in events)
+
+
+def proposal_states(*names: str) -> bytes:
+    """The bitmap of allowed states that OpenZeppelin's errors carry."""
+    return sum(1 << PROPOSAL_STATES.index(name) for name in names).to_bytes(32, "big")

@@ -1,0 +1,32 @@
+"""ape run node: a local chain to try the other commands on. It forgets everything when it ends."""
+
+from __future__ import annotations
+
+import threading
+
+import click
+
+from agents.errors import Misconfigured
+from agents.localnet.evm import EvmUnavailable, start_evm
+from scripts._chain import in_one_sentence, show
+from scripts.deploy import local_people
+
+
+@click.command()
+@click.option("--port", default=8545, show_default=True, help="Where it listens, on this machine only.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+@in_one_sentence
+def cli(port: int, as_json: bool) -> None:
+    """Start anvil, say where it is and who has which account, and wait to be interrupted."""
+    try:
+        evm = start_evm("anvil", port=port)
+    except EvmUnavailable as error:
+        way_out = "" if ":" in str(error) else ": run `make install`"
+        raise Misconfigured(f"no local chain: {error}{way_out}") from error
+    with evm:
+        people = {f"TEST::{index}": f"{who} {at}" for index, (who, at) in enumerate(local_people().items())}
+        show({"url": evm.url, **people}, as_json=as_json)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            click.echo("ended", err=True)
