@@ -24,8 +24,6 @@ from eth_utils import ValidationError, big_endian_to_int, keccak, to_bytes
 from web3.providers import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
-from agents.localnet.pyevm_loop import FastComputation
-
 _ZERO_HASH = "0x" + "00" * 32
 _NO_BLOOM = "0x" + "00" * 256
 _TIP = 10**9
@@ -204,8 +202,6 @@ class DictAccounts:
 
 class DictState(PragueState):
     """Prague's rules over DictAccounts."""
-
-    computation_class = FastComputation
 
     def __init__(self, accounts: DictAccounts, context: ExecutionContext) -> None:
         self.execution_context = context
