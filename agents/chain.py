@@ -24,6 +24,8 @@ from oracle.abi import decode_outputs
 
 # How much more gas than estimated a transaction may use: state moves between estimate and block.
 GAS_MARGIN_PERCENT = 25
+# And in units: an estimate in the last block's second finds the vote checkpoints that the next second has to write.
+GAS_MARGIN = 100_000
 # Between two questions for a receipt: a local node has it at once, a public one counts the questions.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 1.0
 
@@ -87,7 +89,7 @@ class RemoteChain:
                 raise Misconfigured(f"account {sender.address} has no ether for gas: send it some") from error
             raise
         tip, max_fee = self.fees()
-        gas = estimate * (100 + GAS_MARGIN_PERCENT) // 100
+        gas = estimate * (100 + GAS_MARGIN_PERCENT) // 100 + GAS_MARGIN
         self.require_ether(sender.address, gas * max_fee + value)
         transaction |= {"gas": gas, "maxPriorityFeePerGas": tip, "maxFeePerGas": max_fee}
         signed = sender.sign_transaction(transaction)

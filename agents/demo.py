@@ -388,7 +388,7 @@ class Demo:
         return self.config.series[self.symbols[0]].bar_s
 
     def _keep(self, strategy: Strategy, done: int) -> Any:
-        """The keeper's turn: settles what is due, and pokes when the vault does not know its own state, or now and then."""
+        """The keeper's turn: settles what is due, and pokes when the vault does not know its own state yet."""
         assert strategy.settler is not None
         settlement = strategy.settler.step(self.evm.now_s())
         if settlement and settlement.pnl:
@@ -491,7 +491,8 @@ class Demo:
             self.evm.send(call, sender)
         except TransactionReverted as sent:
             self.reverted.append(bytes(sent.receipt["transactionHash"]))
-            self.say(f"rogue refused: {sent.reason}")
+            numbers = ", ".join(f"{k} {v:,}" for k, v in sent.reason.args.items() if isinstance(v, int))
+            self.say(f"rogue refused: {name}" + (f" ({numbers})" if numbers else ""))
 
     def _propose_other_limits(self, strategy: Strategy, status: Any) -> None:
         """The DAO has seen enough: a little below where it is now, the rogue's drawdown counts, whatever its days."""
