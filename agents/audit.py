@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from agents.cycle import NO_OBSERVATION, ORDER_LIFETIME_S, RoundSource, VaultSource, explain, observe
 from agents.explanation import DocumentStore, ExplanationForged, ExplanationMissing, plain
@@ -51,7 +51,7 @@ class Finding:
         return f"{self.field}: expected {self.expected}, found {self.found}"
 
 
-class PublishedRounds(RoundSource):
+class PublishedRounds(RoundSource, Protocol):
     """What an audit needs of `oracle.chainlink.ChainlinkReader`."""
 
     def fetch_rounds(self, token: str, round_ids: list[int]) -> tuple[Round, ...]: ...
@@ -101,15 +101,26 @@ class Auditor:
             yield from _differences(_only(told, same), _only(said, same))
         try:
             number = int(document["vault"]["block"]["number"])
-            vault = self.vaults.fetch(self.fetch_block(number)) if 0 <= number < entry.block else None
-        except (KeyError, TypeError, ValueError, NothingThere):
-            vault = None
-        age_s = self.fetch_block(entry.block).timestamp_s - vault.block.timestamp_s if vault else 0
-        if vault is None or age_s > ORDER_LIFETIME_S:
-            expected = f"a block at most {ORDER_LIFETIME_S} s before that of the trade"
-            yield Finding(field="block", expected=expected, found=f"{age_s} s before" if vault else None)
+        except (KeyError, TypeError, ValueError):
+            number = -1
+        vault = self._decided_on(number, entry.block)
+        if vault is None:
+            expected = f"a block at most {ORDER_LIFETIME_S} s before block {entry.block}"
+            yield Finding(field="block", expected=expected, found=number)
         elif artefact is not None:
             yield from self._decided_again(entry, told, document, artefact, vault)
+
+    def _decided_on(self, number: int, traded_in: int) -> VaultReading | None:
+        """The vault at that block; None when no order decided there can have been mined in the other one."""
+        if not 0 <= number < traded_in:
+            return None
+        block = self.fetch_block(number)
+        if self.fetch_block(traded_in).timestamp_s - block.timestamp_s > ORDER_LIFETIME_S:
+            return None
+        try:
+            return self.vaults.fetch(block)
+        except NothingThere:
+            return None
 
     def _decided_again(
         self,

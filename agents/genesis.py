@@ -158,7 +158,7 @@ def to_units(amount: str | int, decimals: int) -> int:
     try:
         with localcontext(prec=100):
             units = Decimal(amount).scaleb(decimals)
-        if isinstance(amount, float | bool) or units != units.to_integral_value() or units < 0:
+        if isinstance(amount, float | bool) or units != units.to_integral_value() or not 0 <= units < 2**128:
             raise ValueError
         return int(units)
     except (InvalidOperation, ValueError, OverflowError, TypeError):

@@ -65,6 +65,13 @@ class Manifest:
     capital: int
     salt: str = NEW_STRATEGY
 
+    @property
+    def deposit_needed(self) -> int:
+        """Base units of quote without which a vault worth the capital may only reduce, rounded up: what slippage may
+        take by its own limits. StrategyVault._requiredDeposit."""
+        bps = self.limits.max_cumulative_slippage_bps + self.limits.max_reduce_cumulative_slippage_bps
+        return -(-self.capital * bps // 10_000)
+
     def as_tuple(self) -> tuple[Any, ...]:
         """The struct as web3 takes it."""
         return (

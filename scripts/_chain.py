@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
@@ -24,7 +24,10 @@ from ape.logging import LogLevel, logger
 from ape_accounts.accounts import InvalidPasswordError, KeyfileAccount
 from eth_abi.exceptions import DecodingError
 from evmchains import PUBLIC_CHAIN_META
+from requests import RequestException
+from web3 import HTTPProvider, Web3
 from web3.exceptions import Web3Exception
+from web3.middleware import ExtraDataToPOAMiddleware
 
 from agents.chain import ApeSigner, RemoteChain
 from agents.contracts import ArtifactMissing, RevertReason
@@ -37,6 +40,7 @@ from oracle.errors import OracleError
 DEPLOYMENTS = Path(__file__).resolve().parents[1] / "deployments"
 # anvil's and ape's own chain: gone when their process ends, and its keys are public.
 LOCAL_CHAINS = (CHAIN_ID, 1337)
+NODE_TIMEOUT_S = 60
 # IGovernor.ProposalState and IStrategyRegistry.Stage, in their order.
 PROPOSAL_STATES = "pending active canceled defeated succeeded queued expired executed".split()
 STAGES = "none submitted approved live superseded retiring retired".split()
@@ -79,6 +83,11 @@ class Connection:
         """Where the protocol of this network is written down."""
         return self.folder / f"{self.name}.json"
 
+    def configuration(self, folder: str, suffix: str) -> Path:
+        """This network's file in a subfolder: where deployments are written, else in the repository's own."""
+        own, common = (at / folder / f"{self.name}{suffix}" for at in (self.folder, DEPLOYMENTS))
+        return own if own.exists() else common
+
     def deployed(self) -> NetworkDeployment:
         """Where the protocol is. Raises Misconfigured when it is nowhere, or this chain has forgotten it."""
         found = load_deployment(self.file, chain_id=self.chain.chain_id)
@@ -90,7 +99,7 @@ class Connection:
         return found
 
     def signer(self, alias: str, *, unlock: bool = True) -> ApeSigner:
-        """An account of ape's by alias; or TEST::n of the test mnemonic, on a local chain. Locked, it has an address."""
+        """An account of ape's by alias, or TEST::n of the test mnemonic on a local chain. Locked, it can't sign."""
         if not alias:
             raise Misconfigured("whose account signs? add --account ALIAS: `ape accounts list` shows those there are")
         if alias.upper().startswith("TEST::"):
@@ -132,16 +141,27 @@ def connect(network: str, folder: Path) -> Iterator[Connection]:
     if not network:
         raise Misconfigured(f"no network: add --network NETWORK, {ANOTHER_NETWORK}")
     logger.set_level(LogLevel.ERROR)  # ape warns of every key it keeps, and every node it does not know
+    opened = ExitStack()
     try:
-        context = ape.networks.parse_network_choice(network)
-        provider = context.__enter__()
+        if network.startswith(("http://", "https://")):
+            chain, provider = _open_url(network)
+        else:
+            provider = opened.enter_context(ape.networks.parse_network_choice(network))
+            chain = RemoteChain(provider.web3)
     except (ApeException, ValueError, OSError, Web3Exception) as error:
         problem = f"--network {network}: {_first_sentence(error)}"
         raise Misconfigured(f"{problem}; name another, {ANOTHER_NETWORK}") from error
-    try:
-        yield Connection(chain=RemoteChain(provider.web3), provider=provider, folder=folder)
-    finally:
-        context.__exit__(None, None, None)
+    with opened:
+        yield Connection(chain=chain, provider=provider, folder=folder)
+
+
+def _open_url(url: str) -> tuple[RemoteChain, Any]:
+    """A node at exactly this URL: ape would take a geth of this machine before it, if it finds one's socket."""
+    w3 = Web3(HTTPProvider(url, request_kwargs={"timeout": NODE_TIMEOUT_S}))
+    if not w3.is_connected():
+        raise OSError(f"no node answers at {url}")
+    w3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)  # some chains' blocks have longer extra data
+    return RemoteChain(w3), ape.networks.create_custom_provider(url)
 
 
 def on_chain(command: Callable[..., None]) -> Callable[..., None]:
@@ -181,6 +201,8 @@ def in_one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             command(*arguments, **options)
         except (CallReverted, TransactionReverted) as error:
             fail(explain_revert(error.reason))
+        except RequestException as error:
+            fail(f"the node does not answer ({type(error).__name__}): is it running? check --network")
         except Web3Exception as error:
             fail(f"the node answered with an error: {_first_sentence(error)}")
         except DecodingError as error:
@@ -208,6 +230,7 @@ def explain_revert(reason: RevertReason) -> str:
 
 
 _WAYS_OUT: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "NoReason": lambda _: "the chain refuses and gives no reason, as when gas runs out or a contract is not there",
     "GovernorNonexistentProposal": lambda a: (
         f"there is no proposal {a['proposalId']}: `ape run propose` printed its id; check --network too"
     ),
@@ -238,7 +261,8 @@ _WAYS_OUT: dict[str, Callable[[Mapping[str, Any]], str]] = {
     ),
     "StrategyRegistryWrongStage": lambda a: f"strategy {a['id']} is {STAGES[a['stage']]}: this needs another stage",
     "StrategyRegistryRateTooHigh": lambda a: (
-        f"the reward rate is {a['rate']} token wei for a base unit of quote, allowed are 1 to {a['highest']}"
+        f"the reward rate is {a['rate']} token wei for a base unit of quote, the constitution "
+        f"allows 1 to {a['highest']}: propose one of those"
     ),
     "ConstitutionLimitTooLoose": lambda a: (
         f"limit {a['field']} is {a['value']}, the constitution allows {a['ceiling']}: tighten it"
@@ -282,7 +306,7 @@ def _unlock(account: KeyfileAccount) -> None:
 def parse_id(text: str, what: str) -> int:
     """A proposal or an agent by its number. Raises Misconfigured."""
     if not text.isdecimal():
-        raise Misconfigured(f"{text!r} is no {what}: a {what} is a whole number")
+        raise Misconfigured(f"{text!r} is no {what}: give its whole number")
     return int(text)
 
 
@@ -293,7 +317,7 @@ def parse_hash(text: str, what: str) -> bytes:
     except ValueError:
         found = b""
     if len(found) != 32:
-        raise Misconfigured(f"{text!r} is no {what}: a {what} is 0x and 64 hex digits")
+        raise Misconfigured(f"{text!r} is no {what}: give its id, 0x and 64 hex digits")
     return found
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -29,15 +30,13 @@ HISTORY_MARGIN_S = 3600
 @click.option("--train-steps", default=131_072, show_default=True, help="Decisions to train on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of the table.")
-def cli(
-    bars: int, data: tuple[str, ...], start: str | None, kind: str, seed: int, train_steps: int, out: Path, as_json: bool
-) -> None:
+def cli(**options: Any) -> None:
     """Train, propose, vote, trade, explain, reward, on a local chain with real prices."""
-    console = Console(stderr=as_json, highlight=False)
+    console = Console(stderr=options["as_json"], highlight=False, markup=False, soft_wrap=True)
     try:
-        run(console, bars, data, start, kind, seed, train_steps, out, as_json)
+        run(console, **options)
     except (AgentError, ValueError, OSError, RuntimeError) as error:
-        console.print(f"[red]demo: {error}[/red]")
+        console.print(f"demo: {error}")
         sys.exit(1)
 
 

@@ -8,36 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from decimal import Decimal
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from web3.exceptions import Web3Exception
 
 from agents.chain import RemoteChain
-from agents.demo import PEOPLE
 from agents.deployment import Deployment, Genesis, deploy_protocol
 from agents.deployments import NetworkDeployment, check_market, find_faults, load_market, predict_addresses
 from agents.errors import AgentError, Misconfigured
 from agents.genesis import FEED_DECIMALS, load_genesis
-from agents.localnet.evm import CallReverted, LocalEvm, TransactionReverted, attach_evm, mnemonic_accounts, start_evm
+from agents.localnet.evm import CallReverted, LocalEvm, TransactionReverted, start_evm
 from agents.localnet.feeds import fetch_price
 from agents.localnet.market import AddressBook, LocalMarket
 from scripts._chain import Connection, amount, at, explain_revert, on_chain, say, sending, show, tokens
-
-# What a local market opens with; `ape run travel` publishes others.
-LOCAL_PRICES_USD = {"ETH": Decimal(2000), "BTC": Decimal(60_000)}
-LOCAL_LIQUIDITY_USD = Decimal(200_000_000)
-LOCAL_POOL_FEE = 500
-LOCAL_TREASURY, LOCAL_STAKE = "5000000", "100000"
-# The local market's own: none of the people, and none of the market's publisher and arbitrageur.
-MARKET_MAKER = 17
+from scripts._local import MARKET_MAKER, Local, local_people, make_market
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
-    """What a deployment on a throw-away chain took."""
+class Rehearsal(NamedTuple):
+    """What a deployment on a throw-away chain took. No dataclass: those can't be in a file that `ape run` runs."""
 
     gas: int
     transactions: int
@@ -62,7 +53,7 @@ def cli(
     """Deploy the protocol, and write down where it is."""
     if here.file.exists() and not again and not dry_run:
         raise Misconfigured(f"{here.file} exists already: --again deploys anew and replaces it, or move the file away")
-    genesis = genesis or here.folder / "genesis" / f"{here.name}.toml"
+    genesis = genesis or here.configuration("genesis", ".toml")
     sender = here.signer(account, unlock=not dry_run)
     book = find_market(here, market)
     people = local_people() if here.is_local else {}
@@ -92,11 +83,6 @@ def cli(
 # Before anything is sent
 
 
-def local_people() -> dict[str, str]:
-    """Who is who on a local chain: TEST::0 is the deployer, TEST::1 alice, and so on."""
-    return {name: a.address for name, a in zip(PEOPLE, mnemonic_accounts(len(PEOPLE)), strict=True)}
-
-
 def find_market(here: Connection, path: Path | None) -> AddressBook | None:
     """The market to deploy on, checked; None when a local one is to be made.
 
@@ -108,8 +94,7 @@ def find_market(here: Connection, path: Path | None) -> AddressBook | None:
         except Misconfigured:
             return None
     else:
-        path = path or here.folder / "market" / f"{here.name}.json"
-        book = load_market(path, chain_id=here.chain.chain_id)
+        book = load_market(path or here.configuration("market", ".json"), chain_id=here.chain.chain_id)
     check_market(here.chain, book)
     return book
 
@@ -290,7 +275,7 @@ def send(here: Connection, genesis: Genesis, sender: Any, total: int) -> Deploym
         return deploy_protocol(chain, genesis, sender=sender)
     except (CallReverted, TransactionReverted) as error:
         problem = explain_revert(error.reason)
-    except (AgentError, OSError, RuntimeError) as error:
+    except (AgentError, OSError, RuntimeError, Web3Exception) as error:
         problem = str(error)
     raise AgentError(
         f"{problem}; {chain.sent} of {total} transactions were mined, and what they made is of no use to anybody: "
@@ -305,58 +290,5 @@ def keep(deployment: NetworkDeployment, path: Path) -> None:
     except OSError as error:
         say(deployment.to_json())
         raise Misconfigured(
-            f"the protocol is deployed, but {path} can't be written ({error.strerror}): save there what is printed above"
+            f"the protocol is deployed, but {path} can't be written ({error.strerror}): save what is printed above"
         ) from error
-
-
-# A local chain
-
-
-class Local:
-    """What only a local chain has: its market, and money for everybody. On any other chain it does nothing."""
-
-    def __init__(self, evm: LocalEvm | None) -> None:
-        self._evm = evm
-
-    @classmethod
-    def attach(cls, here: Connection) -> Local:
-        """Raises EvmUnavailable when the local chain is none that a market can be made on."""
-        return cls(attach_evm(here.url) if here.is_local else None)
-
-    def __enter__(self) -> Local:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._evm:
-            self._evm.close()
-
-    def deploy_market(self) -> AddressBook:
-        """A market with two assets."""
-        assert self._evm is not None, "a public network has a market file"
-        say("making a local market")
-        return make_market(self._evm).book
-
-    def furnish(self, d: Deployment, book: AddressBook, genesis: Genesis, people: Mapping[str, str]) -> None:
-        """Quote for the treasury and the holders, whose votes are delegated to themselves."""
-        if self._evm is None or book.quote_symbol != "MUSD":
-            return
-        market = LocalMarket(self._evm, book, deployer=self._evm.accounts[MARKET_MAKER])
-        unit = 10**book.quote_decimals
-        market.give_quote(d.treasury, int(LOCAL_TREASURY) * unit)
-        token = d.contract(self._evm, "token")
-        for holder in genesis.holders:
-            if holder in people.values():
-                market.give_quote(holder, int(LOCAL_STAKE) * unit)
-                self._evm.send(token.functions.delegate(holder), holder)
-
-
-def make_market(evm: LocalEvm) -> LocalMarket:
-    """ETH and BTC against quote, with pools that are deep enough for every strategy."""
-    (symbol, price_usd), *others = LOCAL_PRICES_USD.items()
-    depth: dict[str, Any] = {"pool_fee": LOCAL_POOL_FEE, "liquidity_usd": LOCAL_LIQUIDITY_USD}
-    market = LocalMarket.deploy(
-        evm, base_price_usd=price_usd, symbol=symbol, deployer=evm.accounts[MARKET_MAKER], **depth
-    )
-    for other, price in others:
-        market.add_asset(other, price_usd=price, decimals=8, **depth)
-    return market

@@ -7,9 +7,10 @@ import threading
 import click
 
 from agents.errors import Misconfigured
-from agents.localnet.evm import EvmUnavailable, start_evm
+from agents.localnet.anvil import find_anvil
+from agents.localnet.evm import start_evm
 from scripts._chain import in_one_sentence, show
-from scripts.deploy import local_people
+from scripts._local import local_people
 
 
 @click.command()
@@ -18,12 +19,11 @@ from scripts.deploy import local_people
 @in_one_sentence
 def cli(port: int, as_json: bool) -> None:
     """Start anvil, say where it is and who has which account, and wait to be interrupted."""
-    try:
-        evm = start_evm("anvil", port=port)
-    except EvmUnavailable as error:
-        way_out = "" if ":" in str(error) else ": run `make install`"
-        raise Misconfigured(f"no local chain: {error}{way_out}") from error
-    with evm:
+    if not 0 <= port < 65_536:
+        raise Misconfigured(f"--port {port} is none: give one below 65536, or 0 for any that is free")
+    if find_anvil() is None:
+        raise Misconfigured("anvil is not installed: run `make install`")
+    with start_evm("anvil", port=port or None) as evm:
         people = {f"TEST::{index}": f"{who} {at}" for index, (who, at) in enumerate(local_people().items())}
         show({"url": evm.url, **people}, as_json=as_json)
         try:

@@ -61,8 +61,9 @@ def cli(
     answer: dict[str, Any] = {"dry_run": dry_run, "controller": signer.address, "bond": bond, "deposit": deposit}
     if agent_id is None:
         answer["signing_key"] = key
-        if int(stakes[0][2]) < (least := chain.call(protocol.contract(chain, "constitution").functions.rules()).minBond):
-            say(f"note: a strategy needs a bond of at least {tokens(least)} tokens")
+        rules = chain.call(protocol.contract(chain, "constitution").functions.rules())
+        if stakes[0][2] < rules.minBond:
+            say(f"note: a strategy needs a bond of at least {tokens(rules.minBond)} tokens")
     if dry_run:
         show({**answer, "agent": agent or "the next one"}, as_json=as_json)
         return

@@ -11,7 +11,7 @@ from agents.localnet.evm import attach_evm
 from agents.localnet.feeds import fetch_price
 from agents.localnet.market import LocalMarket
 from scripts._chain import Connection, at, on_chain, show
-from scripts.deploy import MARKET_MAKER
+from scripts._local import MARKET_MAKER
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -160,22 +160,29 @@ def attach_evm(url: str, *, accounts: int = 20) -> LocalEvm:
     where = urlsplit(url)
     if where.scheme != "http" or not where.hostname:
         raise EvmUnavailable(f"{url} is no local node: a URL such as http://127.0.0.1:8545 is")
-    provider = AnvilProvider(where.hostname, where.port or 80)
+    provider, wanted = AnvilProvider(where.hostname, where.port or 80), mnemonic_accounts(accounts)
     try:
-        version = str(provider.request_raw("web3_clientVersion", []).get("result"))
-        held = {to_checksum_address(a) for a in provider.request_raw("eth_accounts", []).get("result", ())}
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        _require_anvil(provider, url, wanted)
+        block = provider.request_raw("eth_getBlockByNumber", ["latest", False])["result"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        provider.close()
         raise EvmUnavailable(f"no node answers at {url} ({error}): start one with `ape run node`") from error
+    except EvmUnavailable:
+        provider.close()
+        raise
+    return LocalEvm("anvil", provider, wanted, block_gas_limit=int(block["gasLimit"], 16), attached_to=url)
+
+
+def _require_anvil(provider: AnvilProvider, url: str, wanted: tuple[Account, ...]) -> None:
+    version = str(provider.request_raw("web3_clientVersion", []).get("result"))
     if not version.startswith("anvil/"):
         raise EvmUnavailable(f"the node at {url} is {version}, not anvil: start one with `ape run node`")
-    wanted = mnemonic_accounts(accounts)
-    if missing := [a.address for a in wanted if a.address not in held]:
+    held = {to_checksum_address(address) for address in provider.request_raw("eth_accounts", [])["result"]}
+    if missing := [account.address for account in wanted if account.address not in held]:
         raise EvmUnavailable(
-            f"the anvil at {url} lacks {len(missing)} of the {accounts} accounts that are needed: start it with "
-            f"`ape run node`, or `anvil --accounts {accounts}` and its own mnemonic"
+            f"the anvil at {url} lacks {len(missing)} of the {len(wanted)} accounts that are needed: start it with "
+            f"`ape run node`, or `anvil --accounts {len(wanted)}` and its own mnemonic"
         )
-    gas_limit = int(provider.request_raw("eth_getBlockByNumber", ["latest", False])["result"]["gasLimit"], 16)
-    return LocalEvm("anvil", provider, wanted, block_gas_limit=gas_limit, attached_to=url)
 
 
 class LocalEvm:

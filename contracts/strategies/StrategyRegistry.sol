@@ -63,7 +63,10 @@ contract StrategyRegistry is IStrategyRegistry {
         _check(m);
         manifestHash = keccak256(abi.encode(m));
         Stage stage = stageOf[manifestHash];
-        if (stage == Stage.SUBMITTED) return manifestHash;
+        if (stage == Stage.SUBMITTED) {
+            _checkNotOvertaken(manifestHash, m.updates);
+            return manifestHash;
+        }
         if (stage != Stage.NONE) revert StrategyRegistryWrongStage(manifestHash, stage);
         stageOf[manifestHash] = Stage.SUBMITTED;
         _manifests[manifestHash] = m;
@@ -101,9 +104,7 @@ contract StrategyRegistry is IStrategyRegistry {
         StrategyManifest memory m = _manifests[manifestHash];
         _check(m);
         Strategy storage strategy = _requireStage(m.updates, Stage.LIVE);
-        if (_replaces[manifestHash] != strategy.version) {
-            revert StrategyRegistryStaleUpdate(manifestHash, strategy.version);
-        }
+        _checkNotOvertaken(manifestHash, m.updates);
         stageOf[strategy.version] = Stage.SUPERSEDED;
         stageOf[manifestHash] = Stage.LIVE;
         strategy.version = manifestHash;
@@ -303,6 +304,13 @@ contract StrategyRegistry is IStrategyRegistry {
             uint256 held = IStrategyVault(strategy.vault).positionOf(token).amount;
             if (held > 0 && !_contains(m.assets, token)) revert StrategyRegistryAssetStillHeld(token, held);
         }
+    }
+
+    /// @dev What was written as a change of one version would undo the next, which nobody voted for.
+    function _checkNotOvertaken(bytes32 manifestHash, bytes32 updates) private view {
+        if (updates == 0) return;
+        bytes32 running = _strategies[updates].version;
+        if (_replaces[manifestHash] != running) revert StrategyRegistryStaleUpdate(manifestHash, running);
     }
 
     function _contains(AssetSpec[] memory assets, address token) private pure returns (bool) {

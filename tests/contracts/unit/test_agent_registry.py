@@ -12,6 +12,7 @@ import pytest
 from web3 import Web3
 
 from agents.deployment import ZERO_ADDRESS
+from oracle.vault_state import Reason, VaultState
 from tests.contracts.world import (
     DAY_S,
     LIMITS,
@@ -26,8 +27,6 @@ from tests.contracts.world import (
 )  # fmt: skip
 
 ERC165, ERC721, ERC721_METADATA, ERC4906 = "0x01ffc9a7", "0x80ac58cd", "0x5b5e139f", "0x49064906"
-ACTIVE, HALTED = 0, 2
-DEPOSIT_TOO_SMALL = 8
 BPS = 10_000
 NOBODY = 999
 
@@ -326,9 +325,9 @@ def test_a_live_vault_releases_the_deposit_beyond_what_it_requires(world: World,
     ):
         send(world, world.controller, "withdrawDeposit", strategy.agent_id, beyond + 1)
     send(world, world.controller, "withdrawDeposit", strategy.agent_id, beyond)
-    assert world.status(strategy).state == ACTIVE, "exactly enough is enough"
+    assert world.status(strategy).state == VaultState.ACTIVE, "exactly enough is enough"
     world.set_price("ETH", 2101)
-    assert world.status(strategy).reasons == DEPOSIT_TOO_SMALL
+    assert world.status(strategy).reasons == Reason.DEPOSIT
 
 
 def test_without_a_full_price_no_deposit_is_released(world: World, strategy: Strategy) -> None:
@@ -389,7 +388,7 @@ def test_an_award_is_new_capital_and_not_the_agents_profit(world: World, strateg
 
 def test_an_award_can_make_the_deposit_too_small(world: World, strategy: Strategy) -> None:
     send(world, world.d.timelock, "awardDeposit", strategy.agent_id, deposit_of(world, strategy.agent_id))
-    assert world.status(strategy).reasons == DEPOSIT_TOO_SMALL
+    assert world.status(strategy).reasons == Reason.DEPOSIT
 
 
 def no_vault(world: World) -> int:
@@ -407,7 +406,7 @@ def fallen_vault(world: World) -> int:
     s = world.deploy_strategy()
     world.buy(s, usd(500_000))
     world.set_price("ETH", 1000, pool_follows=False)
-    assert world.status(s).state == HALTED
+    assert world.status(s).state == VaultState.HALTED
     return s.agent_id
 
 

@@ -287,6 +287,19 @@ def test_a_guardian_s_power_ends_with_its_term_unless_a_vote_renews_it(world: Wo
     world.send(constitution.stopClaims(DAY_S), world.guardian)
 
 
+@pytest.mark.parametrize("what", ["vault", "claims"])
+def test_a_stop_ends_with_the_term_in_which_it_was_given(world: World, strategy: Strategy, what: str) -> None:
+    constitution, vault = world.constitution.functions, strategy.vault.address
+    ends_at = term_end_s(world)
+    world.travel_to(ends_at - MAX_STOP_S)
+    stop = constitution.stopVault(vault, MAX_STOP_S) if what == "vault" else constitution.stopClaims(MAX_STOP_S)
+    [stopped] = world.send(stop, world.guardian)
+    assert stopped.args["until"] == ends_at < world.now_s() + MAX_STOP_S
+    world.evm.travel_to(ends_at)
+    assert not regime(world, LIMITS, vault)[2]
+    assert not world.view(constitution.claimsStopped())
+
+
 def test_a_replaced_guardian_has_no_power_left(world: World, strategy: Strategy) -> None:
     constitution = world.constitution.functions
     world.as_timelock(constitution.appointGuardian(world.stranger.address, world.now_s() + DAY_S))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from oracle.vault_state import Reason, VaultState
 from tests.contracts.world import (
     DAY_S,
     LIMITS,
@@ -26,8 +27,6 @@ from tests.contracts.world import (
     usd,
 )  # fmt: skip
 
-COLLATERAL, UNSETTLED = 4, 32
-ACTIVE, REDUCING = 0, 1
 EVERYTHING = 2**255
 BPS = 10_000
 
@@ -126,14 +125,15 @@ def test_flows_change_what_must_be_covered(world: World, invested: Strategy) -> 
 def test_below_its_collateral_a_vault_only_reduces(world: World, invested: Strategy, missing: int) -> None:
     slash_to(world, invested, required(world, invested) - missing)
     status = world.status(invested)
-    assert (status.state, status.reasons) == ((REDUCING, COLLATERAL) if missing else (ACTIVE, 0))
+    expected = (VaultState.REDUCING, Reason.COLLATERAL) if missing else (VaultState.ACTIVE, 0)
+    assert (status.state, status.reasons) == expected
     events = world.buy(invested, usd(1_000))
     assert none_of(events, "TradeRefused") == (not missing)
 
 
 def test_more_bond_ends_the_lack_of_collateral(world: World, invested: Strategy) -> None:
     slash_to(world, invested, required(world, invested) - 1)
-    assert world.status(invested).reasons == COLLATERAL
+    assert world.status(invested).reasons == Reason.COLLATERAL
     world.post_bond(invested.agent_id, 1, world.controller)
     assert world.status(invested).reasons == 0
 
@@ -535,5 +535,5 @@ def test_a_gap_beyond_the_collateral_leaves_the_vault_reducing_but_settled(
 ) -> None:
     settle_at(world, thinly_bonded, 1000)
     status = world.status(thinly_bonded)
-    assert status.reasons & COLLATERAL, "it has none left"
-    assert not status.reasons & UNSETTLED
+    assert status.reasons & Reason.COLLATERAL, "it has none left"
+    assert not status.reasons & Reason.UNSETTLED

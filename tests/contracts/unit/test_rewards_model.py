@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from oracle.vault_state import Reason
 from tests.contracts.world import (
     DAY_S,
     EPOCH_S,
@@ -30,7 +31,6 @@ from tests.contracts.world import (
     usd,
 )
 
-HALTED = 128
 MAX_UNSETTLED = 3
 SEQUENCES, STEPS = 25, 12
 VESTING_S = 5 * DAY_S  # short, so that there is something to claim
@@ -243,7 +243,7 @@ class Run:
         for s, _ in self.pairs(chosen):
             if kind == "allocate":
                 status = world.status(s)
-                if status.priced and status.reasons & HALTED:
+                if status.priced and status.reasons & Reason.HALTED:
                     self.note(world.as_timelock(world.strategies.functions.resume(s.id)))
                 if status.priced:
                     self.note(world.as_timelock(treasury.allocate(s.id, usd(amount))))

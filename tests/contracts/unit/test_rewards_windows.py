@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from oracle.vault_state import Reason, VaultState
 from tests.contracts.world import (
     EPOCH_S,
     HOUR_S,
@@ -25,9 +26,6 @@ from tests.contracts.world import (
     tokens,
     usd,
 )  # fmt: skip
-
-COLLATERAL, UNSETTLED = 4, 32
-REDUCING = 1
 
 
 @pytest.fixture
@@ -109,10 +107,10 @@ def test_anybody_asks_how_a_vault_would_stand(world: World, invested: Strategy) 
     standing = lambda worst_profit: world.view(  # noqa: E731
         world.pool.functions.standing(invested.vault.address, worst_profit)
     )
-    assert (standing(0), standing(covered), standing(covered - 1)) == (0, 0, COLLATERAL)
+    assert (standing(0), standing(covered), standing(covered - 1)) == (0, 0, Reason.COLLATERAL)
     world.to_next_window()
     world.to_window_end()
-    assert (standing(covered), standing(covered - 1)) == (UNSETTLED, UNSETTLED | COLLATERAL)
+    assert (standing(covered), standing(covered - 1)) == (Reason.UNSETTLED, Reason.UNSETTLED | Reason.COLLATERAL)
 
 
 # ---------------------------------------------------------------- a vault's first window
@@ -320,9 +318,9 @@ def test_unsettled_refuses_buys_and_lets_sales_through(world: World, vesting: St
     settle = leave(world, vesting)
     order = world.order(vesting, usd(1_000), buy=True)
     refused = one(world.send(vesting.vault.functions.trade(struct(order)), world.signer), "TradeRefused")
-    assert (refused["reasons"], refused["nonce"]) == (UNSETTLED, order["nonce"])
+    assert (refused["reasons"], refused["nonce"]) == (Reason.UNSETTLED, order["nonce"])
     status = world.status(vesting)
-    assert (status.state, status.reasons) == (REDUCING, UNSETTLED)
+    assert (status.state, status.reasons) == (VaultState.REDUCING, Reason.UNSETTLED)
     assert one(world.sell(vesting, eth(1)), "TradeRecorded")
     settle()
     assert world.status(vesting).reasons == 0

@@ -476,6 +476,13 @@ def test_what_was_never_submitted_has_no_manifest_calls_or_vault(world: World) -
     assert world.view(registry.strategyOf(unknown)) == (bytes(32), ZERO_ADDRESS, 0, STAGES.index("NONE"))
 
 
+@pytest.mark.parametrize(
+    "at", [{"rewardRate": RULES.max_reward_rate, "capital": 0}, {"rewardCap": REWARD_RATE}], ids=["rate", "cap"]
+)
+def test_rate_and_cap_may_reach_their_bounds(world: World, at: dict[str, int]) -> None:
+    assert world.submit(world.manifest(world.register_agent(), **at))
+
+
 # The bond
 
 
@@ -641,6 +648,25 @@ def test_only_an_approved_update_is_applied_and_only_to_a_running_strategy(world
         world.as_timelock(registry.applyUpdate(submitted))
 
 
+def test_an_update_that_another_has_overtaken_is_neither_proposed_nor_applied(world: World, strategy: Strategy) -> None:
+    """It was written as a change of the version before, and would quietly undo what the other changed."""
+    submitted = update_of(strategy, salt=keccak(text="submitted"))
+    approved = update_of(strategy, salt=keccak(text="approved"))
+    submitted_hash, approved_hash = world.submit(submitted), approve(world, approved)
+    winner = update_of(strategy, artefactHash=keccak(text="artefact v3"))
+    apply_update(world, winner)
+    apply_approved = world.strategies.functions.applyUpdate(approved_hash)
+    for manifest_hash, act in (
+        (submitted_hash, lambda: world.submit(submitted)),
+        (submitted_hash, lambda: world.propose_strategy(submitted)),
+        (approved_hash, lambda: world.as_timelock(apply_approved)),
+    ):
+        with world.reverts("StrategyRegistryStaleUpdate", manifestHash=manifest_hash, running=hash_of(winner)):
+            act()
+    assert world.view(strategy.vault.functions.artefactHash()) == bytes(winner["artefactHash"])
+    apply_update(world, submitted | {"salt": keccak(text="written anew")})
+
+
 def test_a_new_strategy_can_not_be_applied_as_an_update(world: World) -> None:
     manifest_hash = approve(world, world.manifest(world.register_agent()))
     with world.reverts("StrategyRegistryWrongStage", id=bytes(32), stage=STAGES.index("NONE")):
@@ -767,6 +793,15 @@ def test_a_retirement_ends_when_the_vault_is_empty_and_a_whole_window_has_settle
     assert one(world.send(finish, world.stranger), "StrategyRetired") == {"strategyId": strategy.id}
     with world.reverts("StrategyRegistryWrongStage", id=strategy.id, stage=STAGES.index("RETIRED")):
         world.send(finish, world.stranger)
+
+
+def test_settled_windows_do_not_end_the_retirement_of_a_vault_that_is_not_empty(
+    world: World, strategy: Strategy
+) -> None:
+    world.as_timelock(world.strategies.functions.retire(strategy.id))
+    world.settle(strategy)
+    with world.reverts("StrategyRegistryNotFinished", strategyId=strategy.id):
+        world.send(world.strategies.functions.finishRetirement(strategy.id), world.stranger)
 
 
 def test_a_window_in_which_the_vault_was_emptied_does_not_end_a_retirement(world: World, strategy: Strategy) -> None:
