@@ -159,7 +159,7 @@ def attach_evm(url: str, *, accounts: int = 20) -> LocalEvm:
     """
     where = urlsplit(url)
     if where.scheme != "http" or not where.hostname:
-        raise EvmUnavailable(f"{url} is no local node: a URL such as http://127.0.0.1:8545 is")
+        raise EvmUnavailable(f"{url or 'a chain inside a process'} is no local node: one at http://127.0.0.1:8545 is")
     provider, wanted = AnvilProvider(where.hostname, where.port or 80), mnemonic_accounts(accounts)
     try:
         _require_anvil(provider, url, wanted)

@@ -1,7 +1,7 @@
 """The world that contract tests live in: a market, the whole protocol on it, people with roles, and short verbs.
 
-Prices are 2,000 USD for ETH and 60,000 USD for BTC until a test says otherwise. Amounts are base units: quote has 6 decimals
-(`usd(5)`), the protocol's token 18 (`tokens(5)`), ETH 18 (`eth(5)`).
+Prices are 2,000 USD for ETH and 60,000 USD for BTC until a test says otherwise. Amounts are base units: quote has 6
+decimals (`usd(5)`), the protocol's token 18 (`tokens(5)`), ETH 18 (`eth(5)`).
 """
 
 from __future__ import annotations
@@ -113,14 +113,19 @@ class World:
         self.small_holder, self.controller, self.signer, self.stranger, self.relayer = (next(people) for _ in range(5))
         self.observer, self.bidder, self.other_controller, self.other_signer = (next(people) for _ in range(4))
         self.market = LocalMarket.deploy(
-            evm, base_price_usd=Decimal(2000), deployer=self.deployer, pool_fee=500, liquidity_usd=Decimal(2_000_000_000),
+            evm, base_price_usd=Decimal(2000), deployer=self.deployer, pool_fee=500,
+            liquidity_usd=Decimal(2_000_000_000),
             quote_decimals=quote_decimals,
         )  # fmt: skip
-        self.market.add_asset("BTC", price_usd=Decimal(60_000), decimals=8, pool_fee=500, liquidity_usd=Decimal(2_000_000_000))
+        self.market.add_asset(
+            "BTC", price_usd=Decimal(60_000), decimals=8, pool_fee=500, liquidity_usd=Decimal(2_000_000_000)
+        )
         self.book = self.market.book
         self.genesis = replace(self._default_genesis(), **genesis_overrides)
         self.d: Deployment = deploy_protocol(evm, self.genesis, sender=self.deployer)
-        for name in ("token timelock dao treasury constitution oracle agents strategies factory ledger pool venue").split():
+        for name in (
+            "token timelock dao treasury constitution oracle agents strategies factory ledger pool venue"
+        ).split():
             setattr(self, name, self.d.contract(evm, name))
         self.quote = evm.at("QuoteToken", self.book.quote)
         self.first_epoch_s = int(self.view(self.pool.functions.genesis()))
@@ -263,8 +268,10 @@ class World:
     def bond_of(self, agent_id: int) -> int:
         return int(self.view(self.agents.functions.agentOf(agent_id)).bond)
 
-    def manifest(self, agent_id: int, *, assets: Sequence[str] = ("ETH",), limits: Limits = LIMITS, **over: Any) -> dict:
-        """A manifest within the constitution; any field can be given in its Solidity name. web3 takes `struct(manifest)`."""
+    def manifest(
+        self, agent_id: int, *, assets: Sequence[str] = ("ETH",), limits: Limits = LIMITS, **over: Any
+    ) -> dict:
+        """A manifest within the constitution; `over` replaces fields by their Solidity names. web3 takes `struct(…)`."""
         code_hash = lambda address: Web3.keccak(self.w3.eth.get_code(address))  # noqa: E731
         return {
             "artefactHash": Web3.keccak(text="artefact v1"),
@@ -317,8 +324,12 @@ class World:
             "observationHash": OBSERVATION,
         } | over
 
-    def trade(self, s: Strategy, amount_in: int, *, buy: bool, sender: Account | None = None, **over: Any) -> list[EventLog]:
-        return self.send(s.vault.functions.trade(struct(self.order(s, amount_in, buy=buy, **over))), sender or self.signer)
+    def trade(
+        self, s: Strategy, amount_in: int, *, buy: bool, sender: Account | None = None, **over: Any
+    ) -> list[EventLog]:
+        return self.send(
+            s.vault.functions.trade(struct(self.order(s, amount_in, buy=buy, **over))), sender or self.signer
+        )
 
     def buy(self, s: Strategy, quote_amount: int, **over: Any) -> list[EventLog]:
         return self.trade(s, quote_amount, buy=True, **over)
@@ -403,12 +414,19 @@ class World:
 
     def propose(self, calls: Sequence[Any], description: str = "a proposal", proposer: Account | None = None) -> int:
         """A generic proposal of bound contract functions."""
-        arguments = ([c.address for c in calls], [0] * len(calls), [c._encode_transaction_data() for c in calls], description)
+        arguments = (
+            [c.address for c in calls],
+            [0] * len(calls),
+            [c._encode_transaction_data() for c in calls],
+            description,
+        )
         proposal_id = self.view(self.dao.functions.getProposalId(*arguments[:3], Web3.keccak(text=description)))
         self.send(self.dao.functions.propose(*arguments), proposer or self.proposer)
         return int(proposal_id)
 
-    def propose_strategy(self, manifest: Mapping[str, Any], description: str = "a strategy", proposer: Account | None = None) -> int:
+    def propose_strategy(
+        self, manifest: Mapping[str, Any], description: str = "a strategy", proposer: Account | None = None
+    ) -> int:
         events = self.send(self.dao.functions.proposeStrategy(struct(manifest), description), proposer or self.proposer)
         return int(next(e for e in events if e.name == "StrategyProposed").args["proposalId"])
 
@@ -442,12 +460,15 @@ class World:
     def state(self, proposal_id: int) -> str:
         return PROPOSAL_STATES[self.view(self.dao.functions.state(proposal_id))]
 
-    def sign_ballot(self, voter: Account, proposal_id: int, support: int, *, signatory: str | None = None, **over: Any) -> bytes:
+    def sign_ballot(
+        self, voter: Account, proposal_id: int, support: int, *, signatory: str | None = None, **over: Any
+    ) -> bytes:
         """An EIP-712 ballot of OpenZeppelin's Governor; `over` replaces fields of the domain or the message.
         `signatory`: the voter named in the ballot when it is a contract that `voter` signs for."""
         voter_address = signatory or voter.address
         domain = {
-            "name": "MARKETFLOW_DAO", "version": "1", "chainId": self.w3.eth.chain_id, "verifyingContract": self.dao.address,
+            "name": "MARKETFLOW_DAO", "version": "1",
+            "chainId": self.w3.eth.chain_id, "verifyingContract": self.dao.address,
         }  # fmt: skip
         message = {
             "proposalId": proposal_id, "support": support, "voter": voter_address,
