@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
@@ -145,7 +144,9 @@ def settle_environment(venv):
 
     Python runs the import lines of .pth files when it starts. What the user has set himself wins for the compiler.
     """
-    purelib = sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)})
+    # Asked of the environment itself: Debian's Python answers with its own scheme.
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    purelib = subprocess.check_output([str(venv / "bin" / "python"), "-c", ask], text=True).strip()
     path = os.pathsep.join(map(str, (VENV / "bin", ROOT / "node_modules" / ".bin")))
     line = (
         "import os; os.environ.setdefault('SOLCX_BINARY_PATH', {solc!r}); "
