@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agents.cycle import NO_OBSERVATION, ORDER_LIFETIME_S, RoundSource, VaultSource, explain, observe
+from agents.cycle import ORDER_LIFETIME_S, RoundSource, VaultSource, explain, observe
 from agents.explanation import DocumentStore, ExplanationForged, ExplanationMissing, plain
 from agents.intent import plan_intent
 from agents.ledger import LedgerEntry
 from offchain_rl.artefact import Artefact
+from offchain_rl.observation import BadObservation
 from offchain_rl.policy import policy_from_artefact
+from offchain_rl.prices import BadPriceData
 from oracle.chain import BlockRef
 from oracle.chainlink import Round
 from oracle.errors import FeedMismatch, NothingThere
@@ -134,7 +136,7 @@ class Auditor:
         asset = told["tokenOut"] if is_buy else told["tokenIn"]
         try:
             observation = observe(artefact, self.rounds, vault, asset, self.decimals[asset])
-        except (*NO_OBSERVATION, KeyError) as error:
+        except (BadPriceData, BadObservation, NothingThere, KeyError) as error:
             yield Finding(field="observation", expected="public rounds", found=str(error))
             return
         decision = policy_from_artefact(artefact).decide(observation)
@@ -144,8 +146,6 @@ class Auditor:
             return
         again = explain(self.chain_id, artefact, vault, observation, decision, intent, ())
         yield from _differences(again, document)
-        same = [name for name in again["entry"] if name not in _AT_EXECUTION]
-        yield from _differences(_only(again["entry"], same), _only(told, same))
         if entry.fields["amountOut"] < intent.min_amount_out:
             expected = f"at least {intent.min_amount_out}"
             yield Finding(field="amountOut", expected=expected, found=entry.fields["amountOut"])
@@ -167,11 +167,22 @@ class Auditor:
         """What follows from the amounts, the recorded prices and the vault as the trade left it."""
         vault, fields = self.vaults.fetch(self.fetch_block(entry.block)), entry.fields
         expected = {"shortfall": self._shortfall(fields, vault)}
-        rounds = [vault.quote_round.round_id, *(p.round.round_id for p in vault.positions)]
-        # Another transaction of the same block may have come after the trade; then its end says nothing about it.
-        if vault.nonce == fields["sequence"] + 1 and rounds == [p["roundId"] for p in fields["prices"]]:
+        if self._is_as_left(vault, entry):
             expected |= {"netAssetValue": vault.value, "reasons": vault.recorded_reasons}
         yield from _differences(expected, _only(fields, expected))
+
+    def _is_as_left(self, vault: VaultReading, entry: LedgerEntry) -> bool:
+        """Whether the end of the block is the end of the trade: other transactions of it can have come after, with
+        another trade, a flow, or newer prices."""
+        try:
+            before, fields = self.vaults.fetch(self.fetch_block(entry.block - 1)), entry.fields
+        except NothingThere:
+            return False
+        traded = {fields["tokenIn"]: -fields["amountIn"], fields["tokenOut"]: fields["amountOut"]}
+        expected = {token: amount + traded.get(token, 0) for token, amount in _holdings(before).items()}
+        rounds = [vault.quote_round.round_id, *(p.round.round_id for p in vault.positions)]
+        is_last = vault.nonce == fields["sequence"] + 1 and _holdings(vault) == expected
+        return is_last and rounds == [point["roundId"] for point in fields["prices"]]
 
     def _shortfall(self, fields: Mapping[str, Any], vault: VaultReading) -> int | None:
         """As the guard computes it, rounded as it rounds; None when a price it needs is not in the entry."""
@@ -187,6 +198,10 @@ class Auditor:
         if is_buy:
             return int(fields["amountIn"] - fields["amountOut"] * price // scale)
         return int(-(-fields["amountIn"] * price // scale) - fields["amountOut"])
+
+
+def _holdings(vault: VaultReading) -> dict[str, int]:
+    return {vault.quote_round.token: vault.quote_held, **{p.token: p.amount for p in vault.positions}}
 
 
 def _differences(expected: Any, found: Any, path: str = "") -> Iterator[Finding]:

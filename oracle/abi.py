@@ -7,13 +7,28 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from eth_abi.abi import decode as abi_decode
+from eth_abi.codec import ABICodec
+from eth_abi.decoding import UnsignedIntegerDecoder
+from eth_abi.encoding import UnsignedIntegerEncoder
+from eth_abi.registry import BaseEquals, registry
 from eth_utils import to_checksum_address
+
+
+def _strict_codec() -> ABICodec:
+    """eth-abi as it comes. Importing ape changes it for the whole process, to read an integer out of too few bytes:
+    then no answer would be the answer 0."""
+    own = registry.copy()
+    own.unregister("uint")
+    own.register(BaseEquals("uint"), UnsignedIntegerEncoder, UnsignedIntegerDecoder, label="uint")
+    return ABICodec(own)
+
+
+CODEC = _strict_codec()
 
 
 def decode_arguments(inputs: Sequence[Mapping[str, Any]], data: bytes) -> dict[str, Any]:
     """ABI-encoded `data` by parameter name, structs as dicts, addresses checksummed. Raises DecodingError."""
-    values = abi_decode([type_signature(item) for item in inputs], data)
+    values = CODEC.decode([type_signature(item) for item in inputs], data)
     names = [item["name"] or str(index) for index, item in enumerate(inputs)]
     return {name: readable(item, value, as_dict=True) for name, item, value in zip(names, inputs, values, strict=True)}
 
@@ -23,7 +38,7 @@ def decode_outputs(outputs: Sequence[Mapping[str, Any]], data: bytes) -> Any:
 
     Raises DecodingError when `data` is too short for the outputs.
     """
-    values = abi_decode([type_signature(item) for item in outputs], data)
+    values = CODEC.decode([type_signature(item) for item in outputs], data)
     parts = [readable(item, value, as_dict=False) for item, value in zip(outputs, values, strict=True)]
     if not parts:
         return None

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eth_abi import decode, encode
 from eth_abi.exceptions import DecodingError
 
-from oracle.abi import decode_outputs
+from oracle.abi import CODEC, decode_outputs
 from oracle.chain import ChainReader
 from oracle.errors import NothingThere, ReadingFailed
 
@@ -29,10 +28,10 @@ def fetch_many(chain: ChainReader, calls: Sequence[Any], *, block: int | str = "
     if not calls:
         return []
     requests = [(call.address, bytes.fromhex(call._encode_transaction_data()[2:])) for call in calls]
-    packed = encode(["(address,bool,bytes)[]"], [[(to, True, data) for to, data in requests]])
+    packed = CODEC.encode(["(address,bool,bytes)[]"], [[(to, True, data) for to, data in requests]])
     answer = _call(chain, MULTICALL3, _AGGREGATE3 + packed, block)
     if answer:
-        [results] = decode(["(bool,bytes)[]"], answer)
+        [results] = CODEC.decode(["(bool,bytes)[]"], answer)
         returned = [data if ok else b"" for ok, data in results]
     else:  # what a call answers where there is no code
         returned = [_call_alone(chain, to, data, block) for to, data in requests]

@@ -271,7 +271,7 @@ class World:
     def manifest(
         self, agent_id: int, *, assets: Sequence[str] = ("ETH",), limits: Limits = LIMITS, **over: Any
     ) -> dict:
-        """A manifest within the constitution; `over` replaces fields by their Solidity names. web3 takes `struct(…)`."""
+        """A manifest within the constitution; `over` replaces fields by Solidity name. web3 takes `struct(…)`."""
         code_hash = lambda address: Web3.keccak(self.w3.eth.get_code(address))  # noqa: E731
         return {
             "artefactHash": Web3.keccak(text="artefact v1"),

@@ -16,10 +16,12 @@ from agents.execution import Ended, Order, Outcome
 from agents.explanation import plain
 from agents.ledger import LedgerBroken, LedgerEntry, verify_chain
 from agents.localnet.market import MULTICALL3
-from oracle.errors import ReadingFailed
+from oracle.chain import BlockRef
+from oracle.errors import NothingThere, ReadingFailed
+from oracle.vault_state import VaultReading
 from tests.contracts.vaults import stop
 from tests.contracts.world import World, usd
-from tests.e2e.conftest import BAR_S, SPEC, Agent, Hire, constant, moving_average
+from tests.e2e.conftest import BAR_S, SPEC, Agent, Hire, constant, moving_average, new_rounds
 
 RISING, FALLING = (2010, 2030), (2000, 1960, 1950)
 
@@ -273,8 +275,64 @@ def test_a_ledger_that_lied_would_be_found_out(
     assert field in fields_of(traded.audit(replace(entry, fields=entry.fields | change(entry.fields))))
 
 
-def test_the_auditor_does_not_speak_of_a_block_in_which_more_happened(traded: Agent) -> None:
-    """What the vault was worth at the end of another trade's block says nothing about this one."""
-    first, second = traded.entries()
-    moved = replace(first, block=second.block)
-    assert fields_of(traded.audit(moved)) == {"block"}, "the decision is too old for that block, and that is all"
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda at_end: {"nonce": at_end.nonce + 1},  # another trade of the vault
+        lambda at_end: {"quote_held": at_end.quote_held + usd(5000)},  # capital
+        lambda at_end: {"quote_round": replace(at_end.quote_round, round_id=at_end.quote_round.round_id + 1)},
+        lambda at_end: {"positions": (replace(at_end.positions[0], amount=at_end.positions[0].amount + 1),)},
+    ],
+    ids=["trade", "flow of quote", "price", "flow of the asset"],
+)
+def test_more_that_happened_in_the_trades_block_is_not_held_against_it(
+    traded: Agent, more: Callable[[VaultReading], dict[str, Any]]
+) -> None:
+    """At the end of such a block the vault is worth something else than the trade left it with."""
+
+    class Busy:
+        def fetch(self, block: BlockRef) -> VaultReading:
+            found = traded.reader.fetch(block)
+            if block.number != entry.block:
+                return found
+            return replace(found, value=found.value + usd(5000), recorded_reasons=64, **more(found))
+
+    for entry in traded.entries():
+        assert traded.audit(entry, vaults=Busy()) == []
+
+
+def test_a_vault_that_was_not_there_a_block_before_is_not_held_against_its_trade(traded: Agent) -> None:
+    class New:
+        def fetch(self, block: BlockRef) -> VaultReading:
+            if block.number == entry.block - 1 and block.number != int(decided):
+                raise NothingThere("no code")
+            return traded.reader.fetch(block)
+
+    entry = traded.entries()[0]
+    decided = traded.documents.get("0x" + entry.fields["explanationHash"].hex())["vault"]["block"]["number"]
+    assert traded.audit(entry, vaults=New()) == []
+
+
+def test_a_history_that_the_node_can_not_tell_is_not_held_against_a_trade(traded: Agent) -> None:
+    """Nothing is found; the audit could not be made."""
+
+    class Forgetful:
+        def fetch_rounds(self, *arguments: Any) -> Any:
+            return new_rounds(traded.world).fetch_rounds(*arguments)
+
+        def fetch_since(self, *_: Any) -> Any:
+            raise ReadingFailed("missing trie node")
+
+    with pytest.raises(ReadingFailed, match="missing trie node"):
+        traded.audit(traded.entries()[0], rounds=Forgetful())
+
+
+def test_rounds_that_do_not_exist_are_held_against_a_trade(traded: Agent) -> None:
+    class Gone:
+        def fetch_rounds(self, *arguments: Any) -> Any:
+            return new_rounds(traded.world).fetch_rounds(*arguments)
+
+        def fetch_since(self, *_: Any) -> Any:
+            raise NothingThere("feed has no round 5")
+
+    assert fields_of(traded.audit(traded.entries()[0], rounds=Gone())) == {"observation"}

@@ -194,12 +194,13 @@ def test_bond_release_counts_a_fall_that_nobody_has_poked_yet(world: World, inve
         withdraw_bond(world, invested, before)
 
 
-def test_without_a_price_no_bond_is_released(world: World, invested: Strategy) -> None:
+def test_without_a_price_no_bond_is_released(world: World, strategy: Strategy) -> None:
+    world.buy(strategy, usd(1_000))  # little enough to be covered if it were worth nothing
     world.evm.travel(DAY_S)
-    with world.reverts("AgentRegistryNotReleasable", agentId=invested.agent_id, requested=1, releasable=0):
-        withdraw_bond(world, invested, 1)
+    with world.reverts("AgentRegistryNotReleasable", agentId=strategy.agent_id, requested=1, releasable=0):
+        withdraw_bond(world, strategy, 1)
     world.refresh()
-    withdraw_bond(world, invested, 1)
+    withdraw_bond(world, strategy, 1)
 
 
 def test_bond_without_a_vault_is_free(world: World) -> None:

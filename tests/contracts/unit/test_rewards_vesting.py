@@ -18,6 +18,7 @@ from tests.contracts.world import (
     EventLog,
     Strategy,
     World,
+    eth,
     none_of,
     one,
     tokens,
@@ -262,7 +263,9 @@ def test_a_claim_counts_a_fall_that_nobody_has_poked_yet(world: World) -> None:
 
 
 def test_without_a_price_nothing_is_claimed(world: World, invested: Strategy) -> None:
+    world.set_price("ETH", 2100)
     settle_at(world, invested, 2100)
+    world.sell(invested, world.held(invested) - eth(1))  # what is left is covered if it were worth nothing
     world.evm.travel(DAY_S)
     with world.reverts("RewardPoolNothingToClaim", vault=invested.vault.address):
         claim(world, invested)

@@ -374,6 +374,14 @@ def test_an_emptied_vault_has_no_units_and_says_since_when(world: World, desk: D
     assert world.status(desk.s).unitPriceWad == WAD
 
 
+def test_a_vault_emptied_of_what_counted_for_nothing_has_no_units_either(world: World, desk: Desk) -> None:
+    recall(world, desk.s, world.book.quote)
+    world.evm.travel(3 * HOUR_S)
+    recalled = one(recall(world, desk.s, world.token_of("ETH"), MAX_UINT, 0), "Recalled")
+    assert (recalled["value"], recalled["units"]) == (0, usd(500_000) * UNITS_PER_QUOTE)
+    assert book(world, desk.s) == (0, 0, -usd(500_000), world.now_s())
+
+
 def test_an_emptied_vault_begins_anew_but_its_profit_does_not(world: World, desk: Desk) -> None:
     world.set_price("ETH", 1900, pool_follows=False)
     recall(world, desk.s, world.token_of("ETH"))

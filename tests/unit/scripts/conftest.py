@@ -18,6 +18,7 @@ _FOLDER = Path(tempfile.mkdtemp(prefix="ape-"))
 os.environ["APE_DATA_FOLDER"] = str(_FOLDER)
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
+
 Refuse = Callable[..., str]
 
 

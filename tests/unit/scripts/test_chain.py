@@ -8,13 +8,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from eth_abi.exceptions import DecodingError
 from eth_account import Account
 
 from agents.contracts import RevertReason, load_artifact
 from agents.errors import Misconfigured
 from agents.localnet.evm import mnemonic_accounts
 from scripts import _chain
-from scripts._chain import Connection, amount, explain_revert, network_name, parse_amount, parse_hash, parse_id, show
+from scripts._chain import (
+    Connection,
+    amount,
+    connect,
+    explain_revert,
+    network_name,
+    parse_amount,
+    parse_hash,
+    parse_id,
+    show,
+)
 
 KEY = "0x" + "42" * 32
 
@@ -38,6 +49,13 @@ def here(chain_id: int = 31337) -> Connection:
 def test_a_network_has_one_name_however_it_is_reached(chain_id: int, name: str):
     assert network_name(chain_id) == name
     assert here(chain_id).file == Path(f"deployments/{name}.json")
+
+
+def test_no_answer_is_not_the_answer_zero():
+    with connect("ethereum:local:test", Path("deployments")) as connection:
+        token = connection.chain.at("MarketFlowToken", "0x" + "11" * 20)
+        with pytest.raises(DecodingError):
+            connection.chain.call(token.functions.totalSupply())
 
 
 # Accounts

@@ -35,16 +35,16 @@ class Deployed:
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Deployed]:
+def shared() -> Iterator[Deployed]:
     with start_evm("py-evm") as evm:
         yield Deployed(evm)
 
 
 @pytest.fixture
-def world(session: Deployed) -> Iterator[Deployed]:
-    snapshot = session.evm.snapshot()
-    yield session
-    session.evm.revert(snapshot)
+def world(shared: Deployed) -> Iterator[Deployed]:
+    snapshot = shared.evm.snapshot()
+    yield shared
+    shared.evm.revert(snapshot)
 
 
 # Afterwards
