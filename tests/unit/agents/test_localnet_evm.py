@@ -393,6 +393,7 @@ def test_on_py_evm_the_block_hashes_repeat_too():
 
 STARTS_ANVIL = """
 import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a background job of a shell inherits ignores it
 from agents.localnet import start_evm
 evm = start_evm("anvil")
 if sys.argv[1] == "fork" and os.fork() == 0:
