@@ -21,7 +21,7 @@ from offchain_rl.observation import BadObservation
 from offchain_rl.policy import policy_from_artefact
 from offchain_rl.prices import BadPriceData
 from oracle.chain import BlockRef
-from oracle.chainlink import Round
+from oracle.chainlink import PHASE_SHIFT, Round
 from oracle.errors import FeedMismatch, NothingThere
 from oracle.vault_state import VaultReading
 
@@ -155,7 +155,7 @@ class Auditor:
         for point in entry.fields["prices"]:
             answer: int | str = 0
             try:
-                if point["roundId"]:
+                if point["roundId"] % 2**PHASE_SHIFT:
                     [published] = self.rounds.fetch_rounds(point["token"], [point["roundId"]])
                     answer = published.answer
             except (NothingThere, FeedMismatch) as error:

@@ -26,6 +26,7 @@ gives the weight `max_weight_bps * (1 + tanh z) / 2`, to the nearest basis point
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
@@ -99,7 +100,7 @@ def policy_from_artefact(artefact: Artefact) -> Policy:
     return HoldPolicy(spec, action)
 
 
-class _Base:
+class _Base(ABC):
     """What all policies share: the check of the spec and the deadband."""
 
     def __init__(self, spec: ObservationSpec, action: ActionSpec | None = None) -> None:
@@ -133,9 +134,9 @@ class _Base:
             reason=reason,
         )
 
+    @abstractmethod
     def wanted_weight_bps(self, vector: Sequence[int], weight_bps: int) -> int:
         """What the policy would hold if trading were free."""
-        raise NotImplementedError
 
 
 class HoldPolicy(_Base):

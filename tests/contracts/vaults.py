@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import IntEnum, IntFlag
 from typing import Any
 
 from web3 import Web3
@@ -12,33 +11,13 @@ from web3.contract import Contract
 
 from agents.contracts import EventLog
 from agents.deployment import Limits
+from oracle.vault_state import Reason
+from oracle.vault_state import VaultState as State
 from tests.contracts.world import CEILINGS, HOUR_S, LIMITS, RULES, WAD, Strategy, World, eth, usd
 
 MAX_UINT = 2**256 - 1
 UNITS_PER_QUOTE = 10**12
 DEAD_CODE = b"\xfe"  # INVALID: every call burns all the gas it was given
-
-
-class State(IntEnum):
-    """`VaultState` of Types.sol."""
-
-    ACTIVE = 0
-    REDUCING = 1
-    HALTED = 2
-
-
-class Reason(IntFlag):
-    """`Reasons.sol`."""
-
-    DAY_LOSS = 1
-    DRAWDOWN = 2
-    COLLATERAL = 4
-    DEPOSIT = 8
-    PRICE_MISSING = 16
-    UNSETTLED = 32
-    GUARDIAN = 64
-    HALTED = 128
-    QUOTE_UNHEALTHY = 256
 
 
 class Desk:

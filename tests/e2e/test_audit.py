@@ -19,7 +19,7 @@ from agents.localnet.market import MULTICALL3
 from oracle.chain import BlockRef
 from oracle.errors import NothingThere, ReadingFailed
 from oracle.vault_state import VaultReading
-from tests.contracts.vaults import stop
+from tests.contracts.vaults import faulty_feed, stop
 from tests.contracts.world import World, usd
 from tests.e2e.conftest import BAR_S, SPEC, Agent, Hire, constant, moving_average, new_rounds
 
@@ -114,6 +114,23 @@ def test_a_trade_made_at_newer_rounds_than_it_was_decided_on_holds(agent: Agent)
     told = plain(entry.fields["prices"])
     assert [int(t["roundId"]) - int(s["roundId"]) for t, s in zip(told, said, strict=True)] == [1, 1]
     assert told[1]["answer"] != said[1]["answer"]
+    assert agent.audit(entry) == []
+
+
+@pytest.mark.parametrize("is_reverting", [False, True], ids=["new phase", "reverts"])
+def test_a_trade_beside_an_asset_whose_feed_says_nothing_holds(hire: Hire, is_reverting: bool) -> None:
+    """The ledger keeps zeros for its price: under the number of a phase without rounds, or under none."""
+    agent = hire(assets=("ETH", "BTC"))
+    world = agent.world
+    agent.bars(*[2000] * SPEC.lookback, *RISING)
+    if is_reverting:
+        world.send(faulty_feed(world, "BTC").functions.setMode(1), world.deployer)
+    else:
+        world.market.begin_phase("BTC")
+    agent.run()
+    [entry] = agent.entries()
+    assert entry.fields["prices"][2]["roundId"] == (0 if is_reverting else 2 << 64)
+    assert entry.fields["prices"][2]["answer"] == 0
     assert agent.audit(entry) == []
 
 

@@ -289,6 +289,14 @@ def test_a_node_that_can_not_tell_the_history_silences(agent: Agent) -> None:
     assert only(agent.run(rounds=Forgetful())).silent_because == "missing trie node"
 
 
+def test_a_round_published_in_the_very_block_is_known(agent: Agent) -> None:
+    agent.bars(*RISING)
+    agent.world.market.publish("ETH", Decimal(2077))
+    step = only(agent.run(execution=PaperExecution(agent.journal)))
+    assert step.observation is not None
+    assert step.observation.answers_e8[-1] == 2077 * 10**8
+
+
 # The same again
 
 

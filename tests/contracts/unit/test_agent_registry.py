@@ -150,6 +150,7 @@ def test_a_lost_key_is_rotated_even_while_the_account_is_unsettled(world: World,
     world.to_next_window()
     world.to_window_end()
     send(world, world.controller, "setSigningKey", strategy.agent_id, world.other_signer.address)
+    assert read(world, "agentOf", strategy.agent_id).signingKey == world.other_signer.address
 
 
 def test_the_uri_is_replaced(world: World, agent_id: int) -> None:

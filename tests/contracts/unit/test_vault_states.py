@@ -646,9 +646,11 @@ def test_recall_persists_nothing(world: World, desk: Desk) -> None:
 
 
 def test_an_emptied_vault_loses_nothing(world: World, desk: Desk) -> None:
-    desk.sell(eth(250), usd(500_000))
+    set_eth(world, 2600)
+    desk.sell(eth(250), usd(650_000))
     recall(world, desk.s, world.book.quote, MAX_UINT)
-    set_eth(world, 1)
+    assert guard(world, desk.s).peak == WAD * 115 // 100
+    assert world.status(desk.s).unitPriceWad == WAD  # of no units: no drawdown
     world.poke(desk.s)
     assert condition(world, desk.s) == FINE
     assert book(world, desk.s).units == 0
