@@ -325,7 +325,9 @@ def test_a_bond_below_the_constitution_s_least_reduces_until_it_is_there_again(w
 
 
 def test_collateral_counts_from_the_highest_peak(world: World, at_peak: Desk) -> None:
-    """What the agent could still lose grows with what the guard lets it lose from."""
+    """What the agent could still lose grows with what the guard lets it lose from, and stays when the price falls."""
+    set_eth(world, 2300)
+    world.poke(at_peak.s)
     kept = Decimal("0.85") * Decimal("0.95") * Decimal("0.95")
     assert world.view(at_peak.s.vault.functions.worstProfit()) == int(kept * usd(1_100_000)) - usd(1_000_000)
 
