@@ -189,7 +189,7 @@ def explain(
             "amountIn": intent.amount_in,
             "prices": [
                 {"token": r.token, "roundId": r.round_id, "answer": r.answer}
-                for r in (vault.quote_round, *(p.round for p in vault.positions))
+                for r in (vault.quote_round, *(p.round for p in vault.priced_with(intent.asset)))
             ],
         },
         "review": [asdict(b) for b in broken],

@@ -55,14 +55,14 @@ class Limits:
 class Rules:
     """The constitution's other parameters: `Rules` of `contracts/libraries/Types.sol`."""
 
-    # Token wei per base unit of quote.
-    max_reward_rate: int
     min_bond_wei: int
     slippage_decay_s: int
     auction_duration_s: int
     auction_max_discount_bps: int
     auction_lot_bps: int
     gap_allowance_bps: int
+    # Token wei per base unit of quote.
+    max_reward_rate: int
 
     def as_tuple(self) -> tuple[int, ...]:
         """In the contract's order of fields."""
@@ -284,7 +284,7 @@ def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dic
         "ledger": (d.factory,),
         "agents": (protocol,),
         "pool": (protocol, schedule),
-        "strategies": (protocol,),
+        "strategies": (protocol, d.deployer_contract),
         "factory": (protocol,),
         "treasury": (protocol, caps),
         "vault_implementation": (protocol,),
@@ -293,10 +293,18 @@ def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dic
     }  # fmt: skip
 
 
+def deploy_code(
+    chain: Chain, deployer: Contract, contract: str, arguments: tuple[Any, ...], *, salt: bytes, sender: Any
+) -> str:
+    """Deploys one of our contracts through the `Deployer`, as a vault implementation or a venue has to be; its address."""
+    chain.send(deployer.functions.deploy(salt, _init_code(chain, contract, arguments)), sender)
+    return str(chain.call(deployer.functions.addressOf(str(getattr(sender, "address", sender)), salt)))
+
+
 def _deploy_at(
     chain: Chain, deployer: Contract, name: str, contract: str, arguments: tuple[Any, ...], expected: str, sender: Any
 ) -> None:
-    chain.send(deployer.functions.deploy(_salt(name), _init_code(chain, contract, arguments)), sender)
+    deploy_code(chain, deployer, contract, arguments, salt=_salt(name), sender=sender)
     if not chain.w3.eth.get_code(Web3.to_checksum_address(expected)):
         raise DeploymentFailed(f"{contract} is not at {expected}, where it was meant to be")
 

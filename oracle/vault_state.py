@@ -112,6 +112,10 @@ class VaultReading:
                 return found
         raise KeyError(f"{token} is not an asset of vault {self.address}; it lists {[p.token for p in self.positions]}")
 
+    def priced_with(self, asset: str) -> list[PositionReading]:
+        """The assets whose prices the vault reads for a trade of `asset`: what it holds, and that one."""
+        return [p for p in self.positions if p.amount or p.token == asset]
+
     def value_of(self, token: str, amount: int) -> int:
         """Worth of an amount at the price read, rounded down; 0 without a price."""
         held = self.position(token)
@@ -146,7 +150,7 @@ class VaultReader:
         regime, status, guard, book, artefact_hash, readings, *positions = fetch_many(
             self._chain,
             [
-                self._constitution.functions.regime(vault, tuple(own_limits)),
+                self._constitution.functions.regime(tuple(own_limits)),
                 f.status(), f.guard(), f.book(), f.artefactHash(),
                 self._oracle.functions.readMany(tokens),
                 *(f.positionOf(token) for token in tokens),

@@ -141,7 +141,7 @@ def artifact(name: str, source: str, compiled: dict, version: str) -> dict:
         "contractName": name,
         "sourceName": source,
         "compiler": version,
-        "settings": {key: settings[key] for key in ("evmVersion", "optimizer", "metadata")},
+        "settings": {key: settings[key] for key in ("evmVersion", "optimizer", "viaIR", "metadata")},
         # Over the contract's own file and all that it imports.
         "sourcesHash": digest({file: entry["keccak256"] for file, entry in metadata["sources"].items()}),
         "abi": compiled["abi"],

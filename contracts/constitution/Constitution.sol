@@ -4,6 +4,7 @@ pragma solidity ^0.8.27;
 import {IConstitution} from "../interfaces/IConstitution.sol";
 import {Limits, Rules} from "../libraries/Types.sol";
 
+// slither-disable-start timestamp -- stops and terms are days, which seconds can't bend
 /// @title Constitution
 /// @notice Documented in {IConstitution}.
 contract Constitution is IConstitution {
@@ -19,6 +20,9 @@ contract Constitution is IConstitution {
     uint64 public guardianExpiresAt;
     /// @notice When the last stop ends or ended; the next may begin `MAX_STOP_S` later.
     uint64 public claimsStoppedUntil;
+    /// @dev No stop of any vault ends later.
+    uint64 private _vaultStopsEndBy;
+    uint24 private _version;
     mapping(address vault => uint64) public vaultStoppedUntil;
 
     modifier onlyTimelock() {
@@ -33,6 +37,7 @@ contract Constitution is IConstitution {
         address guardian_,
         uint64 guardianExpiresAt_
     ) {
+        // slither-disable-next-line missing-zero-check -- computed by the deployment, not typed: test_deployment
         timelock = timelock_;
         _setCeilings(ceilings_);
         _setRules(rules_);
@@ -61,6 +66,7 @@ contract Constitution is IConstitution {
     /// @inheritdoc IConstitution
     function stopVault(address vault, uint64 durationS) external {
         vaultStoppedUntil[vault] = _stopUntil(vaultStoppedUntil[vault], durationS);
+        if (vaultStoppedUntil[vault] > _vaultStopsEndBy) _vaultStopsEndBy = vaultStoppedUntil[vault];
         emit VaultStopped(vault, vaultStoppedUntil[vault]);
     }
 
@@ -87,8 +93,13 @@ contract Constitution is IConstitution {
     // --------------------------------------------------------------------- views
 
     /// @inheritdoc IConstitution
-    function regime(address vault, Limits calldata own) external view returns (Limits memory, Rules memory, bool) {
-        return (_stricter(own, _ceilings), _rules, block.timestamp < vaultStoppedUntil[vault]);
+    function regime(Limits calldata own) external view returns (Limits memory, Rules memory) {
+        return (_stricter(own, _ceilings), _rules);
+    }
+
+    /// @inheritdoc IConstitution
+    function standing(address vault) external view returns (uint24 version, bool stopped) {
+        return (_version, block.timestamp < _vaultStopsEndBy && block.timestamp < vaultStoppedUntil[vault]);
     }
 
     /// @inheritdoc IConstitution
@@ -154,6 +165,7 @@ contract Constitution is IConstitution {
     function _setCeilings(Limits memory c) private {
         _checkConsistent(c);
         _ceilings = c;
+        ++_version;
         emit CeilingsSet(c);
     }
 
@@ -164,6 +176,7 @@ contract Constitution is IConstitution {
         if (r.auctionLotBps == 0 || r.auctionLotBps > BPS) revert ConstitutionInvalidRules("auctionLotBps");
         if (r.gapAllowanceBps >= BPS) revert ConstitutionInvalidRules("gapAllowanceBps");
         _rules = r;
+        ++_version;
         emit RulesSet(r);
     }
 
@@ -210,3 +223,4 @@ contract Constitution is IConstitution {
         return a < b ? a : b;
     }
 }
+// slither-disable-end timestamp

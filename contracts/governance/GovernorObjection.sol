@@ -28,8 +28,10 @@ abstract contract GovernorObjection is Governor, GovernorCountingSimple {
 
     /// @notice The deadline, after the objection period if one was opened.
     function proposalDeadline(uint256 proposalId) public view virtual override returns (uint256) {
+        uint256 deadline = super.proposalDeadline(proposalId);
+        if (clock() + lastStretchS < deadline) return deadline; // none can have been opened yet: spares a slot
         uint256 endsAt = _objectionEndsAt[proposalId];
-        return endsAt == 0 ? super.proposalDeadline(proposalId) : endsAt;
+        return endsAt == 0 ? deadline : endsAt;
     }
 
     /// @notice When the objection period ends; zero while none was opened.

@@ -11,11 +11,13 @@ import {GovernorVotes} from "@openzeppelin/contracts/governance/extensions/Gover
 import {IVotes} from "@openzeppelin/contracts/governance/utils/IVotes.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
+import {Time} from "@openzeppelin/contracts/utils/types/Time.sol";
 import {IRewardPool} from "../interfaces/IRewardPool.sol";
 import {IStrategyRegistry} from "../interfaces/IStrategyRegistry.sol";
 import {StrategyManifest} from "../libraries/Types.sol";
 import {GovernorObjection} from "./GovernorObjection.sol";
 
+// slither-disable-start naming-convention -- the name that the protocol was given
 /// @title MARKETFLOW_DAO: OpenZeppelin's Governor and the four verbs
 /// @notice A verb is a convenience. A generic proposal reaches the same registry, factory, vault, treasury and pool, and
 /// they refuse the same things.
@@ -156,6 +158,11 @@ contract MARKETFLOW_DAO is
         return Math.max(quorumFloor, Math.mulDiv(circulating, quorumBps, 10_000));
     }
 
+    /// @notice The token's clock (ERC-6372), which is the timestamp and can't change: not asked again for every vote.
+    function clock() public view override(Governor, GovernorVotes) returns (uint48) {
+        return Time.timestamp();
+    }
+
     /// @notice OpenZeppelin's states, and Expired for what was not queued or executed within the grace period.
     function state(uint256 proposalId)
         public
@@ -256,3 +263,4 @@ contract MARKETFLOW_DAO is
         return string.concat(description, "#proposer=", Strings.toHexString(msg.sender));
     }
 }
+// slither-disable-end naming-convention

@@ -11,6 +11,7 @@ import {IStrategyVault} from "../interfaces/IStrategyVault.sol";
 import {ITreasury} from "../interfaces/ITreasury.sol";
 import {Protocol} from "../libraries/Types.sol";
 
+// slither-disable-start timestamp,incorrect-equality -- periods are days; what is compared is a cap, set by vote
 /// @title Treasury
 /// @notice Documented in {ITreasury}.
 contract Treasury is ITreasury {
@@ -75,6 +76,7 @@ contract Treasury is ITreasury {
         external
         onlyTimelock
     {
+        // slither-disable-next-line reentrancy-events -- it says what was sent; only the timelock calls
         uint256 sent = IStrategyVault(_vaultOf(strategyId)).recall(asset, amount, fallbackPriceWad);
         emit CapitalRecalled(strategyId, asset, sent);
     }
@@ -122,6 +124,7 @@ contract Treasury is ITreasury {
     /// @inheritdoc ITreasury
     function outflowOf(address asset) external view returns (uint256 cap, uint256 available) {
         cap = _capNow(asset);
+        // slither-disable-next-line unused-return -- what is free depends on the cap, which may be due for a change
         (uint256 used,) = _outflows[asset].state(KEY);
         available = used >= cap ? 0 : cap - used;
     }
@@ -158,3 +161,4 @@ contract Treasury is ITreasury {
         if (vault == address(0)) revert TreasuryUnknownStrategy(strategyId);
     }
 }
+// slither-disable-end timestamp,incorrect-equality

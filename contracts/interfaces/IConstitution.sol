@@ -26,9 +26,11 @@ interface IConstitution {
     event ClaimsStopLifted();
 
     /// @notice Replaces the ceilings. Timelock only.
+    // slither-disable-next-line shadowing-local -- there is no body to confuse
     function setCeilings(Limits calldata ceilings) external;
 
     /// @notice Replaces the other parameters. Timelock only.
+    // slither-disable-next-line shadowing-local -- there is no body to confuse
     function setRules(Rules calldata rules) external;
 
     /// @notice Appoints or renews the guardian until `expiresAt`, at most `MAX_TERM_S` away. Timelock only.
@@ -44,12 +46,13 @@ interface IConstitution {
     /// @notice Reverts with the first limit that is looser than its ceiling, or inconsistent with another.
     function checkLimits(Limits calldata limits) external view;
 
-    /// @notice All that a vault needs in one call: the stricter of its own limits and the ceilings, field by field, the
-    /// other parameters, and whether the guardian has stopped it.
-    function regime(address vault, Limits calldata own)
-        external
-        view
-        returns (Limits memory effective, Rules memory rules, bool stopped);
+    /// @notice What binds a vault: the stricter of its own limits and the ceilings, field by field, and the other
+    /// parameters.
+    function regime(Limits calldata own) external view returns (Limits memory effective, Rules memory rules);
+
+    /// @return version grows whenever ceilings or rules change, so that a vault may keep `regime` until then
+    /// @return stopped whether the guardian has stopped the vault
+    function standing(address vault) external view returns (uint24 version, bool stopped);
 
     function ceilings() external view returns (Limits memory);
     function rules() external view returns (Rules memory);

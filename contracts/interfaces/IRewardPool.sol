@@ -18,8 +18,8 @@ interface IRewardPool {
     /// @param nextEpoch the first epoch that has not been settled
     struct Account {
         uint128 rate;
-        uint128 cap;
         int128 credited;
+        uint128 cap;
         uint128 earmark;
         uint128 unvested;
         uint128 vested;
@@ -94,9 +94,12 @@ interface IRewardPool {
 
     /// @notice Called by a vault with its profit at fresh prices (`priced`), or without.
     /// @param worstProfit P when the guard has done its work in a crash
+    /// @param bond the agent's, as the vault has just read it
     /// @param observer who earns the bounty for observing, or zero
     /// @return reasons UNSETTLED and COLLATERAL bits of `Reasons`
-    function sync(int256 profit, int256 worstProfit, bool priced, address observer) external returns (uint16 reasons);
+    function sync(int256 profit, int256 worstProfit, bool priced, uint256 bond, address observer)
+        external
+        returns (uint16 reasons);
 
     // ------------------------------------------------------------------- anyone
 
@@ -137,7 +140,7 @@ interface IRewardPool {
     function isSettled(uint64 agentId) external view returns (bool);
 
     /// @notice The same bits as `sync`, for views.
-    function standing(address vault, int256 worstProfit) external view returns (uint16 reasons);
+    function standing(address vault, int256 worstProfit, uint256 bond) external view returns (uint16 reasons);
 
     /// @notice Token wei of the bond that is not needed as collateral now.
     function releasableBond(uint64 agentId) external view returns (uint256);

@@ -43,6 +43,7 @@ interface IStrategyRegistry {
     error StrategyRegistryBondTooSmall(uint256 agentId, uint256 bond, uint256 needed);
     error StrategyRegistryRateTooHigh(uint256 rate, uint256 highest);
     error StrategyRegistryCapBelowRate(uint256 cap, uint256 rate);
+    error StrategyRegistryReplaceableCode(address target);
     error StrategyRegistryWrongCode(address target, bytes32 codeHash);
     error StrategyRegistryAssetCount(uint256 count, uint256 most);
     error StrategyRegistryBadAsset(address token);

@@ -47,24 +47,25 @@ interface IStrategyVault {
         uint64 updatedAt;
     }
 
-    /// @notice The guard's memory. Prices are unit prices x 1e18.
+    /// @notice The guard's memory. Prices are unit prices x 1e18. What a trade writes is in three slots.
     /// @param beforeToday,beforeYesterday the last unit price before today, before yesterday
-    /// @param dayBreachedOn the day on which the daily loss was last exceeded
+    /// @param turnoverToday base units of quote; the type holds 2e13 whole tokens of 18 decimals
+    /// @param day,dayBreachedOn days since 1970: today, and when the daily loss was last exceeded
     struct Guard {
         uint128 peak;
         uint128 lastUnitPrice;
         uint128 beforeToday;
         uint128 beforeYesterday;
-        uint128 turnoverToday;
-        uint32 day;
-        uint32 dayBreachedOn;
-        uint32 tradesToday;
+        uint104 turnoverToday;
+        uint40 nonce;
+        uint40 haltedAt;
+        uint16 day;
+        uint16 dayBreachedOn;
+        uint16 tradesToday;
         uint16 reasons;
         bool drawdownLatched;
         Bucket slippage;
         Bucket reduceSlippage;
-        uint64 nonce;
-        uint64 haltedAt;
     }
 
     /// @param buy true: sell quote for `asset`; false: sell `asset` for quote
@@ -113,6 +114,7 @@ interface IStrategyVault {
     error VaultHalted();
     error VaultNotHalted();
     error VaultFallbackPriceTooHigh(uint256 priceWad, uint256 lastPriceWad);
+    error VaultAuctionNeedsNewerRound(uint64 updatedAt, uint64 since);
     error VaultAuctionTooDear(uint256 quoteIn, uint256 maxQuoteIn);
     error VaultShortPaid(uint256 received, uint256 due);
 
@@ -140,7 +142,7 @@ interface IStrategyVault {
     function poke() external;
 
     /// @notice Buys one lot of a halted vault's asset at oracle x (1 - discount); the discount grows with the time since
-    /// the halt or the asset's last fill.
+    /// the halt or the asset's last fill. The price must be of a round after both, so that one wrong round sells one lot.
     function fillAuction(address asset, uint256 maxQuoteIn) external returns (uint256 amount, uint256 quoteIn);
 
     /// @notice Sends what the vault's token balance holds above its books to the treasury.
@@ -153,6 +155,7 @@ interface IStrategyVault {
 
     /// @notice New artefact, limits and assets of a running strategy. Registry only, which
     /// refuses to drop an asset that is still held.
+    // slither-disable-next-line shadowing-local -- there is no body to confuse
     function update(bytes32 artefactHash, Limits calldata limits, AssetSpec[] calldata assets) external;
 
     /// @notice Adds `amount` of quote from the caller as capital. Treasury, or the agent registry for an award.
@@ -179,6 +182,10 @@ interface IStrategyVault {
     /// @notice P when the guard has done its work: hard drawdown, auction's largest discount, gap allowance. Reads no feed.
     function worstProfit() external view returns (int256);
 
+    /// @notice The same with the prices of now, which nobody may have poked yet: what the agent's collateral must cover.
+    /// @return priced whether every held asset has a fresh price; if not, nobody knows
+    function exposure() external view returns (bool priced, int256 worstProfit);
+
     function isEmpty() external view returns (bool);
     function book() external view returns (Book memory);
     function guard() external view returns (Guard memory);
@@ -190,6 +197,6 @@ interface IStrategyVault {
     function agentId() external view returns (uint64);
     function venue() external view returns (address);
 
-    /// @notice What the next fill of `asset` would give and cost; zero without a price or a halt.
+    /// @notice What the next fill of `asset` would give and cost; zero without a halt or a newer round.
     function auctionQuote(address asset) external view returns (uint256 amount, uint256 quoteIn, uint256 discountBps);
 }

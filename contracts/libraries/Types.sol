@@ -19,15 +19,16 @@ struct Limits {
     uint16 hardDrawdownBps; // below the guard's peak: nobody trades, the assets are auctioned
 }
 
-/// @notice The constitution's parameters that are not ceilings of a single vault's limits.
+/// @notice The constitution's parameters that are not ceilings of a single vault's limits. All that a vault needs is in
+/// the first slot.
 struct Rules {
-    uint128 maxRewardRate; // token wei per base unit of quote
     uint128 minBond; // token wei an agent with a live vault keeps bonded
     uint32 slippageDecayS; // time in which a full slippage sum decays to zero
     uint32 auctionDurationS; // time in which the auction's discount grows from zero to its largest
     uint16 auctionMaxDiscountBps;
     uint16 auctionLotBps; // share of the halted position sold in one fill
     uint16 gapAllowanceBps; // price gap beyond the hard drawdown that collateral covers
+    uint128 maxRewardRate; // token wei per base unit of quote
 }
 
 /// @notice One asset a strategy may hold. `route` is the venue's own key for the market (Uniswap v3: the fee tier).

@@ -5,6 +5,7 @@ import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {AggregatorV3Interface} from "@chainlink/contracts/src/v0.8/shared/interfaces/AggregatorV3Interface.sol";
 import {IPriceOracle} from "../interfaces/IPriceOracle.sol";
 
+// slither-disable-start timestamp -- ages are compared with heartbeats of minutes and more
 /// @title PriceOracle
 /// @notice Documented in {IPriceOracle}.
 contract PriceOracle is IPriceOracle {
@@ -36,8 +37,11 @@ contract PriceOracle is IPriceOracle {
         address sequencerFeed_,
         uint32 sequencerGraceS_
     ) {
+        // slither-disable-next-line missing-zero-check -- computed by the deployment, not typed: test_deployment
         timelock = timelock_;
+        // slither-disable-next-line missing-zero-check -- without a feed of the quote token nothing trades
         quote = quote_;
+        // slither-disable-next-line missing-zero-check -- zero where there is no sequencer
         sequencerFeed = sequencerFeed_;
         sequencerGraceS = sequencerGraceS_;
         for (uint256 i; i < feeds.length; ++i) {
@@ -105,6 +109,7 @@ contract PriceOracle is IPriceOracle {
     // ------------------------------------------------------------------ internal
 
     function _setFeed(address token, address aggregator, uint32 maxAgeS, uint128 minAnswer, uint128 maxAnswer) private {
+        // slither-disable-next-line calls-loop -- the genesis feeds, once
         uint8 feedDecimals = AggregatorV3Interface(aggregator).decimals();
         if (minAnswer >= maxAnswer || maxAgeS == 0 || maxAnswer > MAX_PRICE_USD * 10 ** feedDecimals) {
             revert PriceOracleInvalidBounds(minAnswer, maxAnswer, maxAgeS);
@@ -193,14 +198,17 @@ contract PriceOracle is IPriceOracle {
         returns (bool ok, uint256 roundId, int256 answer, uint256 startedAt, uint256 updatedAt)
     {
         bytes memory data;
+        // slither-disable-next-line low-level-calls,return-bomb,calls-loop -- so that it can't revert; gas bounds it
         (ok, data) = aggregator.staticcall{gas: FEED_GAS}(abi.encodeCall(AggregatorV3Interface.latestRoundData, ()));
         ok = ok && data.length >= 160;
         if (ok) (roundId, answer, startedAt, updatedAt) = abi.decode(data, (uint256, int256, uint256, uint256));
     }
 
     function _hasDecimals(address aggregator, uint8 expected) private view returns (bool) {
+        // slither-disable-next-line low-level-calls,calls-loop -- as above
         (bool ok, bytes memory data) =
             aggregator.staticcall{gas: FEED_GAS}(abi.encodeCall(AggregatorV3Interface.decimals, ()));
         return ok && data.length >= 32 && abi.decode(data, (uint256)) == expected;
     }
 }
+// slither-disable-end timestamp

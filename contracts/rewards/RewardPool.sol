@@ -6,7 +6,6 @@ import {IVotes} from "@openzeppelin/contracts/governance/utils/IVotes.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-import {SignedMath} from "@openzeppelin/contracts/utils/math/SignedMath.sol";
 import {IAgentRegistry} from "../interfaces/IAgentRegistry.sol";
 import {IConstitution} from "../interfaces/IConstitution.sol";
 import {IRewardPool} from "../interfaces/IRewardPool.sol";
@@ -14,6 +13,7 @@ import {IStrategyVault} from "../interfaces/IStrategyVault.sol";
 import {Reasons} from "../libraries/Reasons.sol";
 import {Protocol} from "../libraries/Types.sol";
 
+// slither-disable-start timestamp,incorrect-equality -- seconds can't bend epochs; what is compared are their numbers
 /// @title RewardPool
 /// @notice Documented in {IRewardPool}.
 /// @dev Balance = free + bountyFund + bounties owed + sum over vaults of (earmark + unvested + vested).
@@ -123,7 +123,7 @@ contract RewardPool is IRewardPool {
     }
 
     /// @inheritdoc IRewardPool
-    function sync(int256 profit, int256 worstProfit, bool priced, address observer)
+    function sync(int256 profit, int256 worstProfit, bool priced, uint256 bond, address observer)
         external
         returns (uint16 reasons)
     {
@@ -131,7 +131,7 @@ contract RewardPool is IRewardPool {
         if (account.rate == 0) revert RewardPoolUnknownVault(msg.sender);
         (bool open, uint32 epoch) = _openWindow();
         if (open && priced && epoch >= account.nextEpoch) _observe(account, epoch, profit.toInt128(), observer);
-        return _standing(account, worstProfit);
+        return _standing(account, worstProfit, bond);
     }
 
     // --------------------------------------------------------------------- anyone
@@ -257,8 +257,8 @@ contract RewardPool is IRewardPool {
     }
 
     /// @inheritdoc IRewardPool
-    function standing(address vault, int256 worstProfit) external view returns (uint16) {
-        return _standing(_accounts[vault], worstProfit);
+    function standing(address vault, int256 worstProfit, uint256 bond) external view returns (uint16) {
+        return _standing(_accounts[vault], worstProfit, bond);
     }
 
     /// @inheritdoc IRewardPool
@@ -366,7 +366,8 @@ contract RewardPool is IRewardPool {
             uint256 most = Math.min(account.cap, account.earmark) / account.rate;
             return Math.min(uint256(lowest - credited), most).toInt256().toInt128();
         }
-        return highest < credited ? (highest - credited).toInt128() : int128(0);
+        int256 fall = highest - credited;
+        return fall < 0 ? fall.toInt128() : int128(0);
     }
 
     function _freeze(Account storage account, address vault, uint32 epoch, int256 move, bool missed, bool byVote)
@@ -394,8 +395,8 @@ contract RewardPool is IRewardPool {
         account.vested -= fromUnclaimed.toUint128() - fromUnvested;
         free += taken;
         emit ClawedBack(vault, account.agentId, move, fromUnclaimed, fromBond, account.credited);
-        if (fromBond > 0) agents.seizeBond(account.agentId, fromBond);
         _topUp(account);
+        if (fromBond > 0) agents.seizeBond(account.agentId, fromBond);
     }
 
     /// @dev What is vesting keeps its pace: the new end is the mean of the two ends, weighted by amount.
@@ -448,28 +449,30 @@ contract RewardPool is IRewardPool {
         return exposed > 0 ? uint256(account.rate) * uint256(exposed) : 0;
     }
 
-    function _standing(Account storage account, int256 worstProfit) private view returns (uint16 reasons) {
+    function _standing(Account storage account, int256 worstProfit, uint256 bond)
+        private
+        view
+        returns (uint16 reasons)
+    {
         if (!_isSettled(account)) reasons |= Reasons.UNSETTLED;
-        if (!_isCollateralised(account, worstProfit)) reasons |= Reasons.COLLATERAL;
-    }
-
-    function _isCollateralised(Account storage account, int256 worstProfit) private view returns (bool) {
         uint256 required = _required(account, worstProfit);
-        uint256 unclaimed = uint256(account.unvested) + account.vested;
-        return unclaimed >= required || unclaimed + agents.agentOf(account.agentId).bond >= required;
+        if (bond < required && bond + account.unvested + account.vested < required) reasons |= Reasons.COLLATERAL;
     }
 
     /// @dev Collateral beyond what the worst case would take back. A fall in price that nobody has poked yet counts;
     /// without a full price nobody knows what the collateral has to cover, so all of it stays.
     function _excess(Account storage account, address vault) private view returns (uint256) {
-        int256 worst = IStrategyVault(vault).worstProfit();
+        int256 worst;
         if (account.live) {
-            IStrategyVault.Status memory status = IStrategyVault(vault).status();
-            if (!status.priced) return 0;
-            worst = SignedMath.min(worst, status.profit);
+            bool priced;
+            (priced, worst) = IStrategyVault(vault).exposure();
+            if (!priced) return 0;
+        } else {
+            worst = IStrategyVault(vault).worstProfit();
         }
         uint256 unclaimed = uint256(account.unvested) + account.vested;
         uint256 held = unclaimed + agents.agentOf(account.agentId).bond;
         return Math.saturatingSub(held, _required(account, worst));
     }
 }
+// slither-disable-end timestamp,incorrect-equality

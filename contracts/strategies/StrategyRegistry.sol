@@ -3,6 +3,7 @@ pragma solidity ^0.8.27;
 
 import {IERC20Metadata} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Metadata.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {Deployer} from "../governance/Deployer.sol";
 import {IAgentRegistry} from "../interfaces/IAgentRegistry.sol";
 import {IConstitution} from "../interfaces/IConstitution.sol";
 import {IPriceOracle} from "../interfaces/IPriceOracle.sol";
@@ -26,6 +27,7 @@ contract StrategyRegistry is IStrategyRegistry {
     address public immutable timelock;
     address public immutable treasury;
     address public immutable factory;
+    Deployer public immutable deployer;
     IAgentRegistry public immutable agents;
     IConstitution public immutable constitution;
     IPriceOracle public immutable oracle;
@@ -45,7 +47,8 @@ contract StrategyRegistry is IStrategyRegistry {
         _;
     }
 
-    constructor(Protocol memory p) {
+    constructor(Protocol memory p, Deployer deployer_) {
+        deployer = deployer_;
         quote = p.quote;
         timelock = p.timelock;
         treasury = p.treasury;
@@ -257,11 +260,11 @@ contract StrategyRegistry is IStrategyRegistry {
         if (bond < needed) revert StrategyRegistryBondTooSmall(m.agentId, bond, needed);
     }
 
-    /// @dev An account that borrows its code (EIP-7702) can exchange it at any time, so its hash promises nothing.
+    /// @dev A hash promises nothing where code can be exchanged: an account that borrows it (EIP-7702), or a contract that is
+    /// there only while it is checked (CREATE2, then SELFDESTRUCT in the same transaction). The deployer's can't be.
     function _checkCode(address target, bytes32 codeHash) private view {
-        uint256 size = target.code.length;
-        bool borrowed = size == 23 && bytes3(target.code) == 0xef0100;
-        if (size == 0 || borrowed || target.codehash != codeHash) {
+        if (!deployer.isDeployed(target)) revert StrategyRegistryReplaceableCode(target);
+        if (target.code.length == 0 || target.codehash != codeHash) {
             revert StrategyRegistryWrongCode(target, target.codehash);
         }
     }
@@ -271,14 +274,17 @@ contract StrategyRegistry is IStrategyRegistry {
         if (count == 0 || count > MAX_ASSETS) revert StrategyRegistryAssetCount(count, MAX_ASSETS);
         for (uint256 i; i < count; ++i) {
             address token = m.assets[i].token;
+            // slither-disable-next-line calls-loop -- eight at most; one that reverts fails its own manifest
             if (token == quote || token.code.length == 0 || IERC20Metadata(token).decimals() > MAX_DECIMALS) {
                 revert StrategyRegistryBadAsset(token);
             }
             for (uint256 j; j < i; ++j) {
                 if (m.assets[j].token == token) revert StrategyRegistryBadAsset(token);
             }
+            // slither-disable-next-line calls-loop -- as above
             IPriceOracle.PriceStatus status = oracle.read(token).status;
             if (status != IPriceOracle.PriceStatus.OK) revert StrategyRegistryNoPrice(token, uint8(status));
+            // slither-disable-next-line calls-loop -- as above
             IVenue(m.venue).checkRoute(quote, token, m.assets[i].route);
         }
     }
@@ -301,6 +307,7 @@ contract StrategyRegistry is IStrategyRegistry {
         }
         for (uint256 i; i < running.assets.length; ++i) {
             address token = running.assets[i].token;
+            // slither-disable-next-line calls-loop -- eight assets at most, a vault of ours
             uint256 held = IStrategyVault(strategy.vault).positionOf(token).amount;
             if (held > 0 && !_contains(m.assets, token)) revert StrategyRegistryAssetStillHeld(token, held);
         }

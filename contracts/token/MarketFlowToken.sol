@@ -25,6 +25,7 @@ contract MarketFlowToken is ERC20, ERC20Permit, ERC20Votes {
     }
 
     // solhint-disable-next-line func-name-mixedcase
+    // slither-disable-next-line naming-convention -- ERC-6372 names it
     function CLOCK_MODE() public pure override returns (string memory) {
         return "mode=timestamp";
     }

@@ -18,6 +18,7 @@ import {GuardMath} from "../libraries/GuardMath.sol";
 import {Reasons} from "../libraries/Reasons.sol";
 import {AssetSpec, Limits, Protocol, Rules, VaultState} from "../libraries/Types.sol";
 
+// slither-disable-start timestamp,incorrect-equality -- seconds can't bend days; a donation moves no booked amount
 /// @title StrategyVault
 /// @notice Documented in {IStrategyVault}.
 /// @dev Deployed once; every strategy is a clone. Assumes that the venue, the oracle and the protocol's own contracts
@@ -38,15 +39,19 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         uint256 price; // base units of quote x 1e18 per whole token; zero without a fresh price
         uint256 lastPriceWad;
         uint80 roundId;
+        uint64 updatedAt;
         int256 answer;
     }
 
     /// @dev Everything one call knows about the world, read once.
     struct Measure {
+        address asset; // one that the call is about, held or not
+        address observer; // who earns the bounty for observing
+        uint24 version;
         Limits limits;
         Rules rules;
         IAgentRegistry.Agent agent;
-        Line[] lines;
+        Line[] lines; // of the assets that are held, or that the call is about
         IPriceOracle.Reading quote;
         uint256 quoteHeld;
         uint256 quoteBalance;
@@ -91,10 +96,15 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     address public venue;
     /// @inheritdoc IStrategyVault
     uint64 public agentId;
+    /// @dev The constitution's version that `_effective` and `_rules` are of; zero: of none.
+    uint24 private _version;
+    uint8 private _assetCount;
     Limits private _limits;
+    Limits private _effective;
+    Rules private _rules;
     Book private _book;
     Guard private _guard;
-    Asset[] private _assets;
+    mapping(uint256 index => Asset) private _assets;
     mapping(address token => Position) private _positions;
     mapping(address token => Auction) private _auctions;
 
@@ -120,7 +130,10 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
 
     /// @inheritdoc IStrategyVault
     function trade(Order calldata order) external nonReentrant returns (uint256 amountOut) {
-        Measure memory m = _sync(address(0));
+        // slither-disable-next-line uninitialized-local -- only what `_worstProfit` reads is filled
+        Measure memory m;
+        m.asset = order.asset;
+        _sync(m);
         _authorize(order, m.agent.signingKey);
         Line memory line = _lineOf(m, order.asset);
         uint16 refusal = m.reasons;
@@ -136,7 +149,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         }
         (uint256 spent, uint256 received) = _swap(order, line, m.quoteBalance);
         int256 shortfall = _settleSwap(order.buy, line, m, spent, received);
-        _guard.nonce = order.nonce + 1;
+        ++_guard.nonce;
         _record(order, m, spent, received, shortfall);
         return received;
     }
@@ -145,7 +158,9 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
 
     /// @inheritdoc IStrategyVault
     function poke() external nonReentrant {
-        _sync(msg.sender);
+        Measure memory m;
+        m.observer = msg.sender;
+        _sync(m);
     }
 
     /// @inheritdoc IStrategyVault
@@ -154,10 +169,14 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         nonReentrant
         returns (uint256 amount, uint256 quoteIn)
     {
-        Measure memory m = _sync(address(0));
+        Measure memory m;
+        m.asset = asset;
+        _sync(m);
         if (m.reasons & Reasons.HALTED == 0) revert VaultNotHalted();
         Line memory line = _lineOf(m, asset);
         if (line.price == 0) revert VaultNotPriced(m.reasons);
+        uint64 since = _auctionedSince(asset);
+        if (line.updatedAt <= since) revert VaultAuctionNeedsNewerRound(line.updatedAt, since);
         uint256 discountBps;
         (amount, quoteIn, discountBps) = _auctionTerms(line, m.rules);
         if (amount == 0) revert VaultZeroAmount();
@@ -194,7 +213,6 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         agentId = init.agentId;
         _limits = init.limits;
         emit VaultInitialised(init.strategyId, init.agentId, init.artefactHash);
-        quote.forceApprove(init.venue, type(uint256).max);
         _listAssets(init.assets);
     }
 
@@ -204,18 +222,20 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         only(strategies)
         nonReentrant
     {
-        _sync(address(0));
+        Measure memory m;
+        _sync(m);
         artefactHash = artefactHash_;
         _limits = limits_;
+        _version = 0;
         emit VaultUpdated(artefactHash_, limits_);
-        delete _assets;
         _listAssets(assets_);
     }
 
     /// @inheritdoc IStrategyVault
     function allocate(uint256 amount) external nonReentrant {
         if (msg.sender != treasury && msg.sender != address(agents)) revert VaultUnauthorized(msg.sender);
-        Measure memory m = _sync(address(0));
+        Measure memory m;
+        _sync(m);
         if (!m.priced) revert VaultNotPriced(m.reasons);
         if (m.reasons & Reasons.HALTED != 0) revert VaultHalted();
         uint256 units = _book.units;
@@ -237,8 +257,10 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         nonReentrant
         returns (uint256 sent)
     {
-        Measure memory m = _measure();
+        Measure memory m;
+        _measure(m);
         uint256 total = m.quoteHeld;
+        // slither-disable-next-line uninitialized-local -- zero is meant
         uint256 value;
         if (token == address(quote)) (sent, value) = (Math.min(amount, total), Math.min(amount, total));
         for (uint256 i; i < m.lines.length; ++i) {
@@ -273,15 +295,17 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
 
     /// @inheritdoc IStrategyVault
     function halt() external only(strategies) nonReentrant {
-        Measure memory m = _sync(address(0));
+        Measure memory m;
+        _sync(m);
         if (m.reasons & Reasons.HALTED != 0) return;
-        _guard.haltedAt = uint64(block.timestamp);
+        _guard.haltedAt = uint40(block.timestamp);
         _setReasons(m.reasons | Reasons.HALTED, m.unitPrice);
     }
 
     /// @inheritdoc IStrategyVault
     function resume() external only(strategies) nonReentrant {
-        Measure memory m = _sync(address(0));
+        Measure memory m;
+        _sync(m);
         if (!m.priced) revert VaultNotPriced(m.reasons);
         _guard.haltedAt = 0;
         _guard.drawdownLatched = false;
@@ -300,15 +324,17 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
             _book.units = 0;
             _book.emptiedAt = uint64(block.timestamp);
         }
-        _sync(address(0));
+        Measure memory m;
+        _sync(m);
     }
 
     // --------------------------------------------------------------------- views
 
     /// @inheritdoc IStrategyVault
     function status() external view nonReentrantView returns (Status memory s) {
-        Measure memory m = _derive();
-        m.reasons |= pool.standing(address(this), _worstProfit(m));
+        Measure memory m;
+        _derive(m);
+        m.reasons |= pool.standing(address(this), _worstProfit(m), m.agent.bond);
         s.reasons = m.reasons;
         s.state = _stateOf(m.reasons);
         s.priced = m.priced;
@@ -321,15 +347,25 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     /// @inheritdoc IStrategyVault
     function worstProfit() external view returns (int256) {
         Measure memory m;
-        (m.limits, m.rules,) = constitution.regime(address(this), _limits);
+        _readRegime(m);
         (m.peak, m.unitPrice) = (_guard.peak, _guard.lastUnitPrice);
         return _worstProfit(m);
     }
 
     /// @inheritdoc IStrategyVault
+    /// @dev The recorded peak: from a higher one that nobody has poked, the guard would not halt the vault in time.
+    function exposure() external view nonReentrantView returns (bool priced, int256 worst) {
+        Measure memory m;
+        _measure(m);
+        (m.peak, m.unitPrice) = (_guard.peak, GuardMath.unitPriceDown(m.value, _book.units));
+        return (m.priced, _worstProfit(m));
+    }
+
+    /// @inheritdoc IStrategyVault
     function isEmpty() public view returns (bool) {
         if (_book.quoteHeld > 0) return false;
-        for (uint256 i; i < _assets.length; ++i) {
+        uint256 count = _assetCount;
+        for (uint256 i; i < count; ++i) {
             if (_positions[_assets[i].token].amount > 0) return false;
         }
         return true;
@@ -351,8 +387,11 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IStrategyVault
-    function assets() external view returns (Asset[] memory) {
-        return _assets;
+    function assets() external view returns (Asset[] memory listed) {
+        listed = new Asset[](_assetCount);
+        for (uint256 i; i < listed.length; ++i) {
+            listed[i] = _assets[i];
+        }
     }
 
     /// @inheritdoc IStrategyVault
@@ -362,27 +401,31 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
 
     /// @inheritdoc IStrategyVault
     function auctionQuote(address asset) external view returns (uint256 amount, uint256 quoteIn, uint256 discountBps) {
-        Measure memory m = _derive();
+        Measure memory m;
+        m.asset = asset;
+        _measure(m);
         Line memory line = _lineOf(m, asset);
-        if (_guard.haltedAt == 0 || line.price == 0) return (0, 0, 0);
+        if (_guard.haltedAt == 0 || line.price == 0 || line.updatedAt <= _auctionedSince(asset)) return (0, 0, 0);
         return _auctionTerms(line, m.rules);
     }
 
     // ---------------------------------------------------------- deriving the state
 
     /// @dev Derives, persists, and tells the pool. Never reverts because of a feed or a token.
-    function _sync(address observer) private returns (Measure memory m) {
-        m = _derive();
-        m.reasons |= pool.sync(m.value.toInt256() + _book.netFlow, _worstProfit(m), m.priced, observer);
+    function _sync(Measure memory m) private {
+        _derive(m);
+        m.reasons |=
+            pool.sync(m.value.toInt256() + _book.netFlow, _worstProfit(m), m.priced, m.agent.bond, m.observer);
         _persist(m);
     }
 
-    function _derive() private view returns (Measure memory m) {
-        m = _measure();
+    function _derive(Measure memory m) private view {
+        _measure(m);
         m.agent = agents.agentOf(agentId);
         (m.peak, m.refPrice) = (_guard.peak, _referencePrice());
         m.unitPrice = m.priced ? GuardMath.unitPriceDown(m.value, _book.units) : _guard.lastUnitPrice;
 
+        // slither-disable-next-line uninitialized-local -- zero is no reason
         uint16 reasons;
         if (_book.units > 0) {
             // An asset without a price counts at its last one here, so that a dead feed of dust blinds no limit.
@@ -403,15 +446,39 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         m.reasons = reasons;
     }
 
-    /// @dev Reads limits, books, balances and prices.
-    function _measure() private view returns (Measure memory m) {
-        (m.limits, m.rules, m.stopped) = constitution.regime(address(this), _limits);
-        uint256 count = _assets.length;
-        m.lines = new Line[](count);
-        address[] memory tokens = new address[](count);
-        for (uint256 i; i < count; ++i) {
-            tokens[i] = _assets[i].token;
+    /// @dev The constitution is asked for all of it only after a change: what binds at once is paid for once.
+    function _readRegime(Measure memory m) private view {
+        (m.version, m.stopped) = constitution.standing(address(this));
+        if (m.version == _version) (m.limits, m.rules) = (_effective, _rules);
+        else (m.limits, m.rules) = constitution.regime(_limits);
+    }
+
+    /// @dev Lines of the assets that are held, and of the one that the call is about; others have no part in the value.
+    function _openLines(Measure memory m) private view returns (address[] memory tokens) {
+        uint256 count;
+        uint256 listedCount = _assetCount;
+        for (uint256 i; i < listedCount; ++i) {
+            if (_isOpen(_assets[i].token, m.asset)) ++count;
         }
+        m.lines = new Line[](count);
+        tokens = new address[](count);
+        for (uint256 i = listedCount; count > 0; --i) {
+            Asset memory listed = _assets[i - 1];
+            if (!_isOpen(listed.token, m.asset)) continue;
+            Line memory line = m.lines[--count];
+            (line.token, line.route, line.decimals) = (listed.token, listed.route, listed.decimals);
+            tokens[count] = listed.token;
+        }
+    }
+
+    function _isOpen(address token, address asset) private view returns (bool) {
+        return token == asset || _positions[token].amount > 0;
+    }
+
+    /// @dev Reads limits, books, balances and prices.
+    function _measure(Measure memory m) private view {
+        _readRegime(m);
+        address[] memory tokens = _openLines(m);
         IPriceOracle.Reading[] memory readings;
         (m.quote, readings) = oracle.readMany(tokens);
 
@@ -420,11 +487,11 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         m.quoteHealthy = alive && m.quote.status == IPriceOracle.PriceStatus.OK;
         m.priced = m.quoteHealthy;
         m.value = m.quoteHeld;
-        for (uint256 i; i < count; ++i) {
+        for (uint256 i; i < tokens.length; ++i) {
             Line memory line = m.lines[i];
-            Position memory position = _positions[tokens[i]];
-            (line.token, line.route, line.decimals) = (tokens[i], _assets[i].route, _assets[i].decimals);
-            (line.roundId, line.answer) = (readings[i].roundId, readings[i].answer);
+            Position memory position = _positions[line.token];
+            (line.roundId, line.updatedAt, line.answer) =
+                (readings[i].roundId, readings[i].updatedAt, readings[i].answer);
             (alive, line.balance, line.held) = _holdingOf(line.token, position.amount);
             line.lastPriceWad = position.lastPriceWad;
             if (alive) line.price = readings[i].priceWad * quoteUnit;
@@ -437,14 +504,15 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     }
 
     function _persist(Measure memory m) private {
-        uint32 today = _today();
+        if (m.version != _version) (_version, _effective, _rules) = (m.version, m.limits, m.rules);
+        uint16 today = _today();
         if (today != _guard.day) {
             (_guard.beforeYesterday, _guard.beforeToday) = _rolledReferences();
             (_guard.day, _guard.tradesToday, _guard.turnoverToday) = (today, 0, 0);
         }
         if (m.dayLossNow) _guard.dayBreachedOn = today;
         if (m.reasons & Reasons.DRAWDOWN != 0) _guard.drawdownLatched = true;
-        if (m.reasons & Reasons.HALTED != 0 && _guard.haltedAt == 0) _guard.haltedAt = uint64(block.timestamp);
+        if (m.reasons & Reasons.HALTED != 0 && _guard.haltedAt == 0) _guard.haltedAt = uint40(block.timestamp);
         if (m.priced && _book.units > 0) {
             (_guard.peak, _guard.lastUnitPrice) = (m.peak.toUint128(), m.unitPrice.toUint128());
         }
@@ -480,7 +548,10 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         (address tokenIn, address tokenOut) = order.buy ? (address(quote), line.token) : (line.token, address(quote));
         (uint256 inBefore, uint256 outBefore) =
             order.buy ? (quoteBalance, line.balance) : (line.balance, quoteBalance);
+        IERC20(tokenIn).forceApprove(venue, order.amountIn);
         uint256 paid = IVenue(venue).swap(tokenIn, tokenOut, line.route, order.amountIn, order.minAmountOut);
+        // Between trades the venue can take nothing, whatever it turns into.
+        if (IERC20(tokenIn).allowance(address(this), venue) > 0) IERC20(tokenIn).forceApprove(venue, 0);
         spent = inBefore - IERC20(tokenIn).balanceOf(address(this));
         received = Math.min(paid, IERC20(tokenOut).balanceOf(address(this)) - outBefore);
         if (spent > order.amountIn) revert VaultInsufficientHoldings(tokenIn, order.amountIn, spent);
@@ -537,12 +608,12 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     }
 
     function _checkActivity(uint256 base, Measure memory m) private {
-        uint32 trades = _guard.tradesToday + 1;
+        uint16 trades = _guard.tradesToday + 1;
         if (trades > m.limits.maxTradesPerDay) revert VaultTradeCountExceeded(trades, m.limits.maxTradesPerDay);
         uint256 turnover = _guard.turnoverToday + base;
         uint256 allowed = GuardMath.shareDown(m.value, m.limits.maxDailyTurnoverBps);
         if (turnover > allowed) revert VaultTurnoverExceeded(turnover, allowed);
-        (_guard.tradesToday, _guard.turnoverToday) = (trades, turnover.toUint128());
+        (_guard.tradesToday, _guard.turnoverToday) = (trades, turnover.toUint104());
     }
 
     function _checkOutcome(bool buy, address asset, uint256 position, Measure memory m) private pure {
@@ -564,6 +635,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         for (uint256 i; i < m.lines.length; ++i) {
             prices[i + 1] = ITradeLedger.PricePoint(m.lines[i].token, m.lines[i].roundId, m.lines[i].answer);
         }
+        // slither-disable-next-line uninitialized-local -- every field is set below
         ITradeLedger.Trade memory entry;
         entry.agentId = agentId;
         entry.sequence = order.nonce;
@@ -579,16 +651,17 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         entry.shortfall = shortfall;
         entry.netAssetValue = m.value;
         entry.prices = prices;
+        // slither-disable-next-line unused-return -- the id is in the ledger's event
         ledger.record(entry);
     }
 
     // ------------------------------------------------------------------- internal
 
     function _listAssets(AssetSpec[] calldata specs) private {
+        _assetCount = specs.length.toUint8();
         for (uint256 i; i < specs.length; ++i) {
             address token = specs[i].token;
-            _assets.push(Asset(token, specs[i].route, IERC20Metadata(token).decimals()));
-            IERC20(token).forceApprove(venue, type(uint256).max);
+            _assets[i] = Asset(token, specs[i].route, IERC20Metadata(token).decimals());
         }
     }
 
@@ -618,8 +691,8 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         return Math.max(beforeToday, beforeYesterday);
     }
 
-    function _today() private view returns (uint32) {
-        return uint32(block.timestamp / 1 days);
+    function _today() private view returns (uint16) {
+        return uint16(block.timestamp / 1 days);
     }
 
     function _lineOf(Measure memory m, address asset) private pure returns (Line memory) {
@@ -634,10 +707,14 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         return reasons == 0 ? VaultState.ACTIVE : VaultState.REDUCING;
     }
 
-    /// @dev Both slippage sums can be taken before the DAO can react.
-    function _requiredDeposit(Measure memory m) private pure returns (uint256) {
-        uint256 bps = uint256(m.limits.maxCumulativeSlippageBps) + m.limits.maxReduceCumulativeSlippageBps;
-        return GuardMath.shareUp(m.value, bps);
+    /// @dev Both slippage sums can be taken before the DAO can react; and what was taken stays covered when value leaves.
+    function _requiredDeposit(Measure memory m) private view returns (uint256) {
+        return _coverOf(_guard.slippage, GuardMath.shareUp(m.value, m.limits.maxCumulativeSlippageBps), m.rules)
+            + _coverOf(_guard.reduceSlippage, GuardMath.shareUp(m.value, m.limits.maxReduceCumulativeSlippageBps), m.rules);
+    }
+
+    function _coverOf(Bucket storage bucket, uint256 share, Rules memory rules) private view returns (uint256) {
+        return block.timestamp < bucket.updatedAt + rules.slippageDecayS ? Math.max(share, bucket.level) : share;
     }
 
     function _worstProfit(Measure memory m) private view returns (int256) {
@@ -649,6 +726,12 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
             m.rules.gapAllowanceBps
         );
         return Math.min(worst, GuardMath.unitsValueDown(units, m.unitPrice)).toInt256() + _book.netFlow;
+    }
+
+    /// @return When the halt began, or the asset's last fill in it.
+    function _auctionedSince(address asset) private view returns (uint64) {
+        Auction memory auction = _auctions[asset];
+        return auction.haltedAt == _guard.haltedAt ? auction.filledAt : _guard.haltedAt;
     }
 
     function _lotOf(Line memory line, Rules memory rules) private view returns (uint256) {
@@ -663,9 +746,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         view
         returns (uint256 amount, uint256 quoteIn, uint256 discountBps)
     {
-        Auction memory auction = _auctions[line.token];
-        uint256 since = auction.haltedAt == _guard.haltedAt ? auction.filledAt : _guard.haltedAt;
-        uint256 elapsedS = Math.min(block.timestamp - since, rules.auctionDurationS);
+        uint256 elapsedS = Math.min(block.timestamp - _auctionedSince(line.token), rules.auctionDurationS);
         discountBps = rules.auctionMaxDiscountBps * elapsedS / rules.auctionDurationS;
         amount = Math.min(_lotOf(line, rules), line.held);
         quoteIn = GuardMath.valueUp(amount, line.price, line.decimals);
@@ -679,9 +760,11 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         returns (bool alive, uint256 balance, uint256 held)
     {
         bytes memory data;
+        // slither-disable-next-line low-level-calls,return-bomb -- so that it can't revert; gas bounds what it answers
         (alive, data) = token.staticcall{gas: BALANCE_GAS}(abi.encodeCall(IERC20.balanceOf, (address(this))));
         alive = alive && data.length >= 32;
         if (alive) balance = abi.decode(data, (uint256));
         held = alive ? Math.min(booked, balance) : booked;
     }
 }
+// slither-disable-end timestamp,incorrect-equality

@@ -22,6 +22,7 @@ contract UniswapV3Venue is IVenue, IUniswapV3SwapCallback {
     bytes32 public immutable poolInitCodeHash;
 
     constructor(address uniswapFactory_, bytes32 poolInitCodeHash_) {
+        // slither-disable-next-line missing-zero-check -- with a wrong factory no route passes `checkRoute`
         uniswapFactory = uniswapFactory_;
         poolInitCodeHash = poolInitCodeHash_;
     }
@@ -49,6 +50,7 @@ contract UniswapV3Venue is IVenue, IUniswapV3SwapCallback {
         (address payer, address tokenIn, address tokenOut, uint64 route) =
             abi.decode(data, (address, address, address, uint64));
         if (msg.sender != poolOf(tokenIn, tokenOut, route)) revert VenueUnknownPool(msg.sender);
+        // slither-disable-next-line arbitrary-send-erc20 -- the pool is genuine, so the payer is who called `swap`
         IERC20(tokenIn).safeTransferFrom(
             payer, msg.sender, uint256(amount0Delta > 0 ? amount0Delta : amount1Delta)
         );

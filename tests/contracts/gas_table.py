@@ -5,23 +5,26 @@
 
 Every row is measured from the same state in a world where nothing is being done for the first time unless the row says
 so: votes have been cast, trades made, balances are not zero. A bare swap is Uniswap's own router swapping the same
-amount in the same state, for a trader who has both tokens and has approved the router.
+amount in the same state, for a trader who has both tokens and has approved the router. The plain Governor is
+OpenZeppelin's, over the same token.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from web3 import Web3
 
 from agents.contracts import decode_logs, third_party
 from agents.localnet import uniswap
 from agents.localnet.anvil import find_anvil
 from agents.localnet.evm import start_evm
-from tests.contracts.world import DAY_S, Strategy, World, eth, one, struct, usd
+from tests.contracts.world import DAY_S, HOUR_S, Strategy, World, eth, one, struct, usd
 
 SNAPSHOT = Path(__file__).with_name("gas_snapshot.json")
 KINDS = ("anvil", "py-evm")
@@ -30,10 +33,15 @@ FOR = 1
 BUY_QUOTE, SELL_ETH = usd(10_000), eth(5)
 # Rows that are shown as a multiple of another.
 RATIOS = {
-    "trade: buy, one asset": "bare swap: buy",
-    "trade: sell, one asset": "bare swap: sell",
-    "trade: buy, two assets": "bare swap: buy",
-    "trade: sell, two assets": "bare swap: sell",
+    **{
+        f"trade: {side}, {assets}": f"bare swap: {side}"
+        for side in ("buy", "sell")
+        for assets in ("one asset", "one asset of two listed", "two assets")
+    },
+    "voteStrategy: a proposal's first vote": "plain Governor: a proposal's first vote",
+    "voteStrategy: a later vote": "plain Governor: a later vote",
+    "voteStrategyBySig: a voter's first ballot": "plain Governor: a voter's first ballot",
+    "voteStrategyBySig: a voter's later ballot": "plain Governor: a voter's later ballot",
 }
 
 Gas = dict[str, int]
@@ -67,7 +75,7 @@ def undone(world: World) -> Iterator[None]:
 def measure(kind: str) -> Gas:
     """Gas of every row, on that EVM."""
     gas: Gas = {}
-    for measured in (measure_votes, measure_trades, measure_account, measure_auction):
+    for measured in (measure_votes, measure_plain_votes, measure_trades, measure_account, measure_auction):
         with start_evm(kind) as evm:  # a world for each, so that one's history does not warm another's slots
             meter = Meter(World(evm))
             measured(meter)
@@ -105,13 +113,35 @@ def measure_votes(meter: Meter) -> None:
     meter.take("voteStrategyBySig: a voter's later ballot", by_signature(world.small_holder), world.relayer)
 
 
-def measure_trades(meter: Meter) -> None:
-    """Each trade from the same state, in which the vault has traded before today and holds all its assets."""
+def measure_plain_votes(meter: Meter) -> None:
+    """The same votes in OpenZeppelin's Governor without extensions. An earlier proposal has been voted on by signature."""
     world = meter.world
-    for row, symbols in (("one asset", ("ETH",)), ("two assets", ("ETH", "BTC"))):
+    governor = world.evm.deploy("PlainGovernor", world.d.token, sender=world.deployer)
+    own = {"name": "PlainGovernor", "verifyingContract": governor.address}
+    call = world.token.encode_abi("delegate", [world.d.token])
+    for nonce, ballot in enumerate(("a voter's first ballot", "a voter's later ballot")):
+        proposal = ([world.d.token], [0], [call], f"proposal {nonce}")
+        world.send(governor.functions.propose(*proposal), world.proposer)
+        proposal_id = world.view(governor.functions.hashProposal(*proposal[:3], Web3.keccak(text=proposal[3])))
+        world.travel(HOUR_S + 1)
+        vote = governor.functions.castVote(proposal_id, FOR)
+        meter.take("plain Governor: a proposal's first vote", vote, world.voter_a)
+        meter.take("plain Governor: a later vote", vote, world.voter_b)
+        signed = world.sign_ballot(world.small_holder, proposal_id, FOR, nonce=nonce, **own)
+        by_signature = governor.functions.castVoteBySig(proposal_id, FOR, world.small_holder.address, signed)
+        meter.take(f"plain Governor: {ballot}", by_signature, world.relayer)
+
+
+def measure_trades(meter: Meter) -> None:
+    """Each trade from the same state, in which the vault has traded before today."""
+    world = meter.world
+    both = ("ETH", "BTC")
+    for row, listed, held in (
+        ("one asset", ("ETH",), ("ETH",)), ("one asset of two listed", both, ("ETH",)), ("two assets", both, both),
+    ):  # fmt: skip
         with undone(world):
-            strategy = world.deploy_strategy(assets=symbols)
-            for symbol in symbols:
+            strategy = world.deploy_strategy(assets=listed)
+            for symbol in held:
                 world.buy(strategy, usd(100_000), symbol=symbol)
             trade = strategy.vault.functions.trade
             buy = struct(world.order(strategy, BUY_QUOTE, buy=True))
@@ -120,6 +150,7 @@ def measure_trades(meter: Meter) -> None:
             meter.try_out(f"trade: sell, {row}", trade(sell), world.signer)
             if row == "one asset":
                 measure_bare_swaps(meter)
+                measure_ledger(meter, strategy, trade(buy))
                 meter.try_out("poke: outside a window", strategy.vault.functions.poke(), world.stranger)
 
 
@@ -139,6 +170,25 @@ def measure_bare_swaps(meter: Meter) -> None:
 
     meter.try_out("bare swap: buy", swap(world.book.quote, asset.token, BUY_QUOTE), trader)
     meter.try_out("bare swap: sell", swap(asset.token, world.book.quote, SELL_ETH), trader)
+
+
+def measure_ledger(meter: Meter, strategy: Strategy, trade: Any) -> None:
+    """What the ledger takes of a trade: the same entry recorded again by the vault itself, less what a transaction
+    costs by itself, plus the call of a contract that is cold."""
+    world = meter.world
+    with undone(world):
+        entry = decoded(world, world.evm.send(trade, world.signer), "TradeRecorded")["trade"]
+        record = world.ledger.functions.record(plain_tuple(entry))
+        data = bytes.fromhex(record._encode_transaction_data().removeprefix("0x"))
+        world.evm.impersonate(strategy.vault.address)
+        used = int(world.evm.send(record, strategy.vault.address)["gasUsed"])
+        meter.gas["trade: the ledger's share"] = used - 21_000 - sum(16 if byte else 4 for byte in data) + 2600
+
+
+def plain_tuple(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(plain_tuple(item) for item in value.values())
+    return [plain_tuple(item) for item in value] if isinstance(value, list) else value
 
 
 def measure_account(meter: Meter) -> None:
@@ -185,6 +235,7 @@ def measure_auction(meter: Meter) -> None:
     fill = strategy.vault.functions.fillAuction(world.token_of("ETH"), usd(1_000_000))
     for row in ("a halt's first lot", "a later lot"):
         world.travel(600)
+        world.set_price("ETH", 2000)
         meter.take(f"fillAuction: {row}", fill, world.bidder)
 
 
@@ -212,7 +263,7 @@ def moved(before: Gas, now: Gas) -> list[str]:
 
 def table(gas: Gas, before: Gas) -> str:
     width = max(map(len, gas))
-    lines = [f"{'whole transaction':<{width}}  {'gas':>9}  {'× swap':>6}  change"]
+    lines = [f"{'whole transaction':<{width}}  {'gas':>9}  {'× bare':>6}  change"]
     for row, used in gas.items():
         ratio = f"{used / gas[RATIOS[row]]:6.2f}" if row in RATIOS else " " * 6
         change = f"{used - before[row]:+,}" if row in before and used != before[row] else ""

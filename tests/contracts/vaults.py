@@ -26,7 +26,7 @@ class Desk:
 
     def __init__(self, world: World, limits: Limits = LIMITS, *, assets: Sequence[str] = ("ETH",), **over: Any) -> None:
         self.world = world
-        self.venue = world.evm.deploy("FaultyVenue", sender=world.deployer)
+        self.venue = world.deploy_code("FaultyVenue")
         code_hash = Web3.keccak(world.w3.eth.get_code(self.venue.address))
         world.market.give_quote(self.venue.address, usd(5_000_000))
         for symbol in assets:

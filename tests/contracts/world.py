@@ -18,7 +18,7 @@ from web3 import Web3
 from web3.contract import Contract
 
 from agents.contracts import EventLog, decode_logs
-from agents.deployment import Deployment, Feed, Genesis, Governance, Limits, Rewards, Rules, deploy_protocol
+from agents.deployment import Deployment, Feed, Genesis, Governance, Limits, Rewards, Rules, deploy_code, deploy_protocol
 from agents.localnet import feeds
 from agents.localnet.evm import Account, CallReverted, LocalEvm, TransactionReverted
 from agents.localnet.market import LocalMarket
@@ -182,6 +182,13 @@ class World:
             pool_init_code_hash=self.book.pool_init_code_hash,
         )  # fmt: skip
 
+    def deploy_code(self, contract: str, *arguments: Any) -> Contract:
+        """One of our contracts at an address that can never have other code, as implementations and venues must be."""
+        deployer = self.evm.at("Deployer", self.d.deployer_contract)
+        salt = Web3.keccak(text=f"{contract} {self.w3.eth.block_number}")
+        address = deploy_code(self.evm, deployer, contract, arguments, salt=salt, sender=self.deployer)
+        return self.evm.at(contract, address)
+
     # Acting
 
     def send(self, call: Any, sender: Account | str, **options: Any) -> list[EventLog]:
@@ -226,9 +233,14 @@ class World:
         self.refresh()
 
     def refresh(self) -> None:
-        feeds_of = {self.book.quote_symbol: self.book.quote_feed, **{a.symbol: a.feed for a in self.book.assets}}
-        for symbol, feed in feeds_of.items():
-            self.market.publish(symbol, feeds.fetch_price(self.evm, feed))
+        for symbol in (self.book.quote_symbol, *(asset.symbol for asset in self.book.assets)):
+            self.new_round(symbol)
+
+    def new_round(self, symbol: str = "ETH") -> None:
+        """Has one feed publish its last price again."""
+        is_quote = symbol == self.book.quote_symbol
+        feed = self.book.quote_feed if is_quote else self.book.asset(symbol).feed
+        self.market.publish(symbol, feeds.fetch_price(self.evm, feed))
 
     def set_price(self, symbol: str, price_usd: int | str | Decimal, *, pool_follows: bool = True) -> None:
         """A new Chainlink round, and an arbitrageur who brings the pool there."""

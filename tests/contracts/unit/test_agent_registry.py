@@ -286,9 +286,9 @@ def test_all_of_a_bond_can_be_slashed_while_a_loss_waits(world: World, strategy:
 
 
 def required_deposit(value: int) -> int:
-    """Both slippage sums can be taken before the DAO reacts; rounded up."""
-    bps = LIMITS.max_cumulative_slippage_bps + LIMITS.max_reduce_cumulative_slippage_bps
-    return -(-value * bps // BPS)
+    """Both slippage sums can be taken before the DAO reacts; each rounded up."""
+    sums = (LIMITS.max_cumulative_slippage_bps, LIMITS.max_reduce_cumulative_slippage_bps)
+    return sum(-(-value * bps // BPS) for bps in sums)
 
 
 def post_deposit(world: World, agent_id: int, amount: int, patron: Account) -> list[EventLog]:

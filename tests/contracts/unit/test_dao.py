@@ -127,7 +127,7 @@ def another_venue_code(world: World, manifest: Manifest) -> Refusal:
 
 def venue_without_code(world: World, manifest: Manifest) -> Refusal:
     manifest["venue"], manifest["venueCodeHash"] = world.stranger.address, Web3.keccak(b"")
-    return "StrategyRegistryWrongCode", {"target": world.stranger.address, "codeHash": bytes(Web3.keccak(b""))}
+    return "StrategyRegistryReplaceableCode", {"target": world.stranger.address}
 
 
 def no_artefact(world: World, manifest: Manifest) -> Refusal:
@@ -409,7 +409,7 @@ def another_agent(world: World) -> Manifest:
 
 def another_venue(world: World) -> Manifest:
     arguments = (world.book.factory, world.book.pool_init_code_hash)
-    twin = world.evm.deploy("UniswapV3Venue", *arguments, sender=world.stranger).address
+    twin = world.deploy_code("UniswapV3Venue", *arguments).address
     return {"venue": twin, "venueCodeHash": Web3.keccak(world.w3.eth.get_code(twin))}
 
 

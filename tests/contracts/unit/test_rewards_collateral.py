@@ -338,6 +338,7 @@ def test_a_vault_sold_by_auction_retires_with_the_auction_in_its_profit(world: W
     while world.held(invested):
         fill = invested.vault.functions.fillAuction(world.token_of("ETH"), usd(1_000_000))
         world.send(fill, world.bidder)
+        world.new_round()
     world.as_timelock(world.treasury.functions.recall(invested.id, world.book.quote, EVERYTHING, 0))
     recalled = world.view(invested.vault.functions.book()).netFlow
     assert world.settle(invested) == recalled < 0, "all of it is realised"

@@ -365,7 +365,7 @@ class Run:
         assert world.view(world.pool.functions.free()) == self.model.free
         for s, account in self.pairs(2):
             assert world.account(s) == (
-                REWARD_RATE, account.cap, account.credited, account.earmark, account.unvested, account.vested,
+                REWARD_RATE, account.credited, account.cap, account.earmark, account.unvested, account.vested,
                 account.updated_s, account.ends_s, account.agent_id, account.next_epoch, True, account.pending != 0,
                 account.pending,
             )  # fmt: skip

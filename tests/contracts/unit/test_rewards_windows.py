@@ -99,13 +99,14 @@ def test_a_window_remembers_the_lowest_and_the_highest_profit_and_begins_anew(wo
 def test_only_a_registered_vault_is_observed(world: World) -> None:
     world.to_next_window()
     with world.reverts("RewardPoolUnknownVault", vault=world.stranger.address):
-        world.send(world.pool.functions.sync(usd(1_000_000), 0, True, world.stranger.address), world.stranger)
+        world.send(world.pool.functions.sync(usd(1_000_000), 0, True, 0, world.stranger.address), world.stranger)
 
 
 def test_anybody_asks_how_a_vault_would_stand(world: World, invested: Strategy) -> None:
     covered = -(world.bond_of(invested.agent_id) // REWARD_RATE)
+    bond = world.bond_of(invested.agent_id)
     standing = lambda worst_profit: world.view(  # noqa: E731
-        world.pool.functions.standing(invested.vault.address, worst_profit)
+        world.pool.functions.standing(invested.vault.address, worst_profit, bond)
     )
     assert (standing(0), standing(covered), standing(covered - 1)) == (0, 0, Reason.COLLATERAL)
     world.to_next_window()

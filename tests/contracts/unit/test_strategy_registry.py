@@ -84,7 +84,7 @@ def another(world: World, contract: str) -> dict[str, Any]:
     else:
         names = "token quote timelock dao treasury constitution oracle agents strategies factory ledger pool".split()
         arguments = (tuple(getattr(world.d, name) for name in names),)
-    address = world.evm.deploy(contract, *arguments, sender=world.deployer).address
+    address = world.deploy_code(contract, *arguments).address
     return {"address": address, "hash": keccak(world.w3.eth.get_code(address))}
 
 
@@ -123,13 +123,13 @@ def cap_that_pays_for_nothing(world: World, m: Manifest) -> Refusal:
 
 def implementation_without_code(world: World, m: Manifest) -> Refusal:
     m |= {"vaultImplementation": world.stranger.address, "vaultCodeHash": EMPTY_CODE_HASH}
-    return "StrategyRegistryWrongCode", {"target": world.stranger.address, "codeHash": EMPTY_CODE_HASH}
+    return "StrategyRegistryReplaceableCode", {"target": world.stranger.address}
 
 
 def implementation_that_does_not_exist(world: World, m: Manifest) -> Refusal:
     nowhere = to_checksum_address("0x" + 19 * "00" + "ff")
     m |= {"vaultImplementation": nowhere, "vaultCodeHash": bytes(32)}
-    return "StrategyRegistryWrongCode", {"target": nowhere, "codeHash": bytes(32)}
+    return "StrategyRegistryReplaceableCode", {"target": nowhere}
 
 
 def other_implementation_than_named(world: World, m: Manifest) -> Refusal:
@@ -140,7 +140,7 @@ def other_implementation_than_named(world: World, m: Manifest) -> Refusal:
 
 def venue_without_code(world: World, m: Manifest) -> Refusal:
     m |= {"venue": world.stranger.address, "venueCodeHash": EMPTY_CODE_HASH}
-    return "StrategyRegistryWrongCode", {"target": world.stranger.address, "codeHash": EMPTY_CODE_HASH}
+    return "StrategyRegistryReplaceableCode", {"target": world.stranger.address}
 
 
 def other_venue_than_named(world: World, m: Manifest) -> Refusal:
@@ -158,14 +158,21 @@ def implementation_that_borrows_its_code(world: World, m: Manifest) -> Refusal:
     code, target = borrowed_code(world.d.vault_implementation), world.stranger.address
     world.evm.set_code(target, code)
     m |= {"vaultImplementation": target, "vaultCodeHash": keccak(code)}
-    return "StrategyRegistryWrongCode", {"target": target, "codeHash": keccak(code)}
+    return "StrategyRegistryReplaceableCode", {"target": target}
+
+
+def venue_that_somebody_put_there(world: World, m: Manifest) -> Refusal:
+    arguments = (world.genesis.uniswap_factory, world.genesis.pool_init_code_hash)
+    twin = world.evm.deploy("UniswapV3Venue", *arguments, sender=world.stranger).address
+    m |= {"venue": twin, "venueCodeHash": keccak(world.w3.eth.get_code(twin))}
+    return "StrategyRegistryReplaceableCode", {"target": twin}
 
 
 def venue_that_borrows_its_code(world: World, m: Manifest) -> Refusal:
     code, target = borrowed_code(world.d.venue), world.stranger.address
     world.evm.set_code(target, code)
     m |= {"venue": target, "venueCodeHash": keccak(code)}
-    return "StrategyRegistryWrongCode", {"target": target, "codeHash": keccak(code)}
+    return "StrategyRegistryReplaceableCode", {"target": target}
 
 
 def no_assets(world: World, m: Manifest) -> Refusal:
@@ -260,7 +267,8 @@ WRONG = (
     nothing_named, limit_above_its_ceiling, limits_that_do_not_fit, no_rate, rate_above_the_highest,
     cap_that_pays_for_nothing, implementation_without_code, implementation_that_does_not_exist,
     other_implementation_than_named, venue_without_code, other_venue_than_named,
-    implementation_that_borrows_its_code, venue_that_borrows_its_code, no_assets,
+    implementation_that_borrows_its_code, venue_that_borrows_its_code,
+    venue_that_somebody_put_there, no_assets,
     more_assets_than_a_vault_can_read, quote_token_as_an_asset, asset_without_code, asset_of_too_many_decimals,
     same_asset_twice, asset_that_is_no_token, asset_without_a_feed, asset_without_a_market,
     market_of_another_length, no_agent, agent_that_is_not_registered, agent_whose_number_would_wrap,

@@ -150,8 +150,10 @@ def test_an_allocation_moves_quote_into_the_vault(world: World, strategy: Strate
 
 def test_an_allocation_that_a_vault_does_not_take_cannot_be_taken_later(world: World):
     """A vault of other code could wait until the window has slid, and then take it on top of the cap."""
-    code_that_does_nothing = "0x6001600c60003960016000f300"
-    idle = world.evm.send({"data": code_that_does_nothing}, world.stranger)["contractAddress"]
+    code_that_does_nothing, salt = bytes.fromhex("6001600c60003960016000f300"), b"\x01" * 32
+    deployer = world.evm.at("Deployer", world.d.deployer_contract)
+    world.send(deployer.functions.deploy(salt, code_that_does_nothing), world.stranger)
+    idle = world.view(deployer.functions.addressOf(world.stranger.address, salt))
     code_hash = Web3.keccak(world.w3.eth.get_code(idle))
     strategy = world.deploy_strategy(vaultImplementation=idle, vaultCodeHash=code_hash, capital=usd(1000))
     assert balance(world, strategy.vault.address) == 0

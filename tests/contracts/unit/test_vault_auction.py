@@ -52,7 +52,10 @@ def bid(
     after_s: int | None = None,
     bidder: Account | None = None,
 ) -> list[EventLog]:
-    """`after_s`: that many seconds after the halt."""
+    """In the block after a new round. `after_s`: that many seconds after the halt."""
+    if after_s is not None:
+        world.evm.next_block_at(guard(world, desk.s).haltedAt + after_s - 1)
+    world.new_round(symbol)
     if after_s is not None:
         world.evm.next_block_at(guard(world, desk.s).haltedAt + after_s)
     fill = desk.s.vault.functions.fillAuction(world.token_of(symbol), limit)
@@ -85,10 +88,41 @@ def test_only_listed_assets_are_auctioned(world: World, halted: Desk) -> None:
             world.view(halted.s.vault.functions.auctionQuote(token))
 
 
+def fill_now(world: World, desk: Desk) -> list[EventLog]:
+    """Without a new round."""
+    return world.send(desk.s.vault.functions.fillAuction(world.token_of("ETH"), MAX_UINT), world.bidder)
+
+
+def updated_at(world: World) -> int:
+    return int(world.view(world.oracle.functions.read(world.token_of("ETH"))).updatedAt)
+
+
+def test_nothing_is_auctioned_at_the_round_of_the_halt(world: World, desk: Desk) -> None:
+    """One wrong round could halt a vault and buy it in one transaction."""
+    world.set_price("ETH", 1300, pool_follows=False)
+    halted_at = world.now_s() + 10
+    world.evm.next_block_at(halted_at)
+    with world.reverts("VaultAuctionNeedsNewerRound", updatedAt=updated_at(world), since=halted_at):
+        fill_now(world, desk)
+    world.poke(desk.s)
+    assert offer(world, desk) == (0, 0, 0)
+    bid(world, desk)
+
+
+def test_one_round_sells_one_lot(world: World, halted: Desk) -> None:
+    bid(world, halted)
+    round_of, filled_at = updated_at(world), world.now_s()
+    world.evm.travel(HOUR_S)
+    with world.reverts("VaultAuctionNeedsNewerRound", updatedAt=round_of, since=filled_at):
+        fill_now(world, halted)
+    assert offer(world, halted) == (0, 0, 0)
+    bid(world, halted)
+
+
 def test_nothing_is_auctioned_without_a_fresh_price(world: World, halted: Desk) -> None:
     world.evm.travel(2 * HOUR_S + 1)
     with world.reverts("VaultNotPriced", reasons=Reason.HALTED | Reason.PRICE_MISSING):
-        bid(world, halted)
+        fill_now(world, halted)
     assert offer(world, halted) == (0, 0, 0)
 
 
@@ -154,12 +188,13 @@ def test_anybody_can_bid(world: World, halted: Desk) -> None:
 
 def test_a_fill_returns_what_it_gave_and_took(world: World, halted: Desk) -> None:
     fill = halted.s.vault.functions.fillAuction(world.token_of("ETH"), MAX_UINT)
+    world.new_round()
     assert tuple(world.evm.call(fill, world.bidder)) == (LOT, FULL_PRICE)
 
 
 @pytest.mark.parametrize(
     ("after_s", "discount_bps"),
-    [(1, 0), (28, 0), (29, 1), (HOUR_S, 125), (2 * HOUR_S, 250), (14_399, 499), (14_400, 500)],
+    [(2, 0), (28, 0), (29, 1), (HOUR_S, 125), (2 * HOUR_S, 250), (14_399, 499), (14_400, 500)],
 )
 def test_the_discount_grows_with_time_to_its_largest(
     world: World, halted: Desk, after_s: int, discount_bps: int
@@ -207,6 +242,7 @@ def test_the_discount_starts_again_after_each_fill(world: World, halted: Desk) -
     assert offer(world, halted)[2] == 250
     bid(world, halted)
     filled_at = world.now_s()
+    world.new_round()
     assert offer(world, halted)[2] == 0
     world.travel_to(filled_at + HOUR_S - 3)  # three feeds are refreshed, a second each
     assert offer(world, halted)[2] == 125
@@ -260,6 +296,7 @@ def test_each_asset_has_an_auction_of_its_own(world: World) -> None:
     world.travel(2 * HOUR_S)
     filled = one(bid(world, desk, symbol="ETH"), "AuctionFilled")
     assert (filled["amount"], filled["quoteIn"]) == (eth(50), usd(97_500))
+    world.new_round()
     assert offer(world, desk, "ETH")[2] == 0
     filled = one(bid(world, desk, symbol="BTC"), "AuctionFilled")
     assert (filled["amount"], filled["quoteIn"]) == (125_000_000, usd(73_125))
@@ -281,14 +318,13 @@ def test_an_asset_is_sold_though_another_has_no_price(world: World) -> None:
 # Halts
 
 
-def test_who_first_sees_the_hard_drawdown_may_bid_in_the_same_call(world: World, desk: Desk) -> None:
+def test_who_first_sees_the_hard_drawdown_persists_it_and_bids_at_the_next_round(world: World, desk: Desk) -> None:
     world.set_price("ETH", 1300, pool_follows=False)
     assert offer(world, desk) == (0, 0, 0)  # nobody has persisted the halt
-    events = bid(world, desk)
-    assert one(events, "StateChanged")["state"] == State.HALTED
-    filled = one(events, "AuctionFilled")
-    assert (filled["quoteIn"], filled["discountBps"]) == (usd(81_250), 0)
+    assert one(world.poke(desk.s), "StateChanged")["state"] == State.HALTED
     assert guard(world, desk.s).haltedAt == world.now_s()
+    filled = one(bid(world, desk), "AuctionFilled")
+    assert (filled["quoteIn"], filled["discountBps"]) == (usd(81_250), 0)
 
 
 def test_no_vote_to_halt_again_restarts_the_auction(world: World, halted: Desk) -> None:

@@ -587,10 +587,14 @@ def test_the_quote_token_itself_can_hide_its_balance_and_still_leave(world: Worl
 # The venue's allowance
 
 
-def test_the_venue_may_take_the_quote_token_and_listed_assets_only(world: World, strategy: Strategy) -> None:
+def test_between_trades_the_venue_may_take_nothing(world: World, desk: Desk) -> None:
     def allowed(token: str) -> int:
         contract = world.evm.at("MockToken", token)
-        return int(world.view(contract.functions.allowance(strategy.vault.address, world.d.venue)))
+        return int(world.view(contract.functions.allowance(desk.s.vault.address, desk.venue.address)))
 
-    assert allowed(world.book.quote) == allowed(world.token_of("ETH")) == MAX_UINT
-    assert allowed(world.token_of("BTC")) == 0
+    tokens = (world.book.quote, world.token_of("ETH"))
+    assert [allowed(token) for token in tokens] == [0, 0]
+    desk.fill(usd(9000), eth(5))  # less than the order lets it take
+    world.buy(desk.s, usd(10_000))
+    desk.sell(eth(1), usd(2000))
+    assert [allowed(token) for token in tokens] == [0, 0]

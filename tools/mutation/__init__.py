@@ -1,0 +1,1 @@
+"""Mutation testing of contracts/: what `tools/mutate.py` is made of."""
