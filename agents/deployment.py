@@ -157,7 +157,7 @@ class Genesis:
 # Contract names by the field of `Deployment` (and of `Protocol` in Types.sol, up to `pool`) they are found under.
 CONTRACTS = {
     "token": "MarketFlowToken",
-    "timelock": "TimelockController",
+    "timelock": "Timelock",
     "dao": "MARKETFLOW_DAO",
     "treasury": "Treasury",
     "constitution": "Constitution",
@@ -276,7 +276,7 @@ def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dic
     guardian_until_s = chain.now_s() + genesis.guardian_term_s
     return {
         "token": (genesis.token_name, genesis.token_symbol, d.deployer, genesis.supply_wei),
-        "timelock": (governance.timelock_delay_s, [d.dao], [d.dao], ZERO_ADDRESS),
+        "timelock": (governance.timelock_delay_s, [d.dao], [d.dao]),
         "constitution": (
             d.timelock, genesis.ceilings.as_tuple(), genesis.rules.as_tuple(), genesis.guardian, guardian_until_s,
         ),

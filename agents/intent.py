@@ -74,7 +74,7 @@ def _sale(vault: VaultReading, asset: str, amount: int) -> Intent | None:
 
 def _least_worth(vault: VaultReading, value: int) -> int:
     limits = vault.limits
-    slippage_bps = limits.max_reduce_slippage_bps if vault.is_reducing else limits.max_trade_slippage_bps
+    slippage_bps = limits.max_reduce_slippage_bps if vault.is_emergency else limits.max_trade_slippage_bps
     return value - value * slippage_bps // BPS
 
 

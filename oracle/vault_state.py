@@ -105,6 +105,11 @@ class VaultReading:
     def is_reducing(self) -> bool:
         return self.state is not VaultState.ACTIVE
 
+    @property
+    def is_emergency(self) -> bool:
+        """Whether sales have the larger slippage limit: reducing for more than a window that is not settled yet."""
+        return self.is_reducing and bool(self.reasons & ~Reason.UNSETTLED)
+
     def position(self, token: str) -> PositionReading:
         """The listed asset of that address. Raises KeyError with those there are."""
         for found in self.positions:

@@ -4,8 +4,8 @@
     node_modules   Solidity sources, the solc and anvil/forge binaries, as pinned in package-lock.json
     .solcx         the compiler that py-solc-x, and so ape and brownie, will find
 
-Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead; `--lock` rewrites
-constraints.txt from .venv after a pin was changed.
+Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead, `--prover` .venv-prover; `--lock`
+rewrites constraints.txt from .venv after a pin was changed.
 
 This file starts before anything is installed: only the standard library, and syntax that an old Python still
 parses, so that it can say in a sentence what is missing.
@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BROWNIE_VENV = ROOT / ".venv-brownie"
+PROVER_VENV = ROOT / ".venv-prover"
 CONSTRAINTS = ROOT / "constraints.txt"
 SOLC = ROOT / ".solcx" / "solc-v0.8.30"
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 12)
@@ -32,11 +33,13 @@ MIN_NODE = 20
 PYTHON_INPUTS = ["pyproject.toml", "constraints.txt", "tools/bootstrap.py"]
 NODE_INPUTS = ["package.json", "package-lock.json", ".npmrc", "tools/bootstrap.py"]
 BROWNIE_INPUTS = ["brownie/requirements.txt", "tools/bootstrap.py"]
+PROVER_INPUTS = ["tests/solidity/proofs/requirements.txt", "tools/bootstrap.py"]
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--brownie", action="store_true", help="install brownie in .venv-brownie")
+    options.add_argument("--prover", action="store_true", help="install the prover in .venv-prover")
     options.add_argument("--lock", action="store_true", help="rewrite constraints.txt from .venv")
     options.add_argument(
         "--solc",
@@ -50,6 +53,8 @@ def main():
         write_constraints()
     elif chosen.brownie:
         once(BROWNIE_VENV, BROWNIE_INPUTS, "", install_brownie)
+    elif chosen.prover:
+        once(PROVER_VENV, PROVER_INPUTS, "", install_prover)
     else:
         once(VENV, PYTHON_INPUTS, "", install_python)
         once(ROOT / "node_modules", NODE_INPUTS, "solc=" + chosen.solc, lambda: install_node(chosen.solc))
@@ -93,6 +98,14 @@ def install_brownie():
     make_venv(BROWNIE_VENV)
     pip(BROWNIE_VENV, "--requirement", ROOT / "brownie" / "requirements.txt")
     settle_environment(BROWNIE_VENV)
+
+
+def install_prover():
+    if not SOLC.exists():
+        stop("Run `make install` first: the prover uses the compiler and forge that it installs.")
+    make_venv(PROVER_VENV)
+    pip(PROVER_VENV, "--requirement", ROOT / "tests" / "solidity" / "proofs" / "requirements.txt")
+    settle_environment(PROVER_VENV)
 
 
 def check_python():

@@ -27,8 +27,6 @@ MANIFEST = ABI / "manifest.json"
 METADATA = {"bytecodeHash": "none"}
 # EIP-170: a node refuses to deploy more.
 MAX_DEPLOYED_BYTES = 24_576
-# Contracts that are deployed as their package ships them; each only if something in contracts/ imports it.
-FOREIGN = {"TimelockController": "governance/TimelockController.sol"}
 OUTPUTS = ["abi", "metadata", "evm.bytecode.object", "evm.bytecode.linkReferences", "evm.deployedBytecode"]
 
 
@@ -77,7 +75,7 @@ def input_hashes() -> dict[str, str]:
     """Hashes of everything that decides the byte code: own sources, settings, and the locked npm packages."""
     hashes = {path.relative_to(ROOT).as_posix(): sha256(path.read_bytes()) for path in own_sources()}
     config = yaml.safe_load((ROOT / "ape-config.yaml").read_text())
-    hashes["settings"] = digest([config["solidity"], config["dependencies"], METADATA, FOREIGN])
+    hashes["settings"] = digest([config["solidity"], config["dependencies"], METADATA])
     lock = json.loads((ROOT / "package-lock.json").read_text())["packages"]
     packages = [dependency["npm"] for dependency in config["dependencies"]] + ["solc"]
     for package in packages:
@@ -99,9 +97,6 @@ def compile_artifacts() -> dict[str, dict]:
         sources = [isolated.path / path.relative_to(ROOT) for path in own_sources()]
         [(version, request)] = compiler.get_standard_input_json(sources, project=isolated).items()
         names = [path.relative_to(isolated.path).as_posix() for path in sources]
-        cache = isolated.path / "contracts" / ".cache"
-        for ending in FOREIGN.values():
-            names += [path.relative_to(isolated.path).as_posix() for path in cache.rglob(f"*/{ending}")]
         request["settings"] |= {"metadata": METADATA, "outputSelection": {name: {"*": OUTPUTS} for name in names}}
         try:
             output = solcx.compile_standard(
@@ -117,7 +112,7 @@ def compile_artifacts() -> dict[str, dict]:
     artifacts: dict[str, dict] = {}
     for source, contracts in output["contracts"].items():
         for name, compiled in contracts.items():
-            if not is_deployable(compiled) or (source not in own and name not in FOREIGN):
+            if not is_deployable(compiled) or source not in own:
                 continue
             path = f"mocks/{name}.json" if source.startswith("contracts/mocks/") else f"{name}.json"
             if path in artifacts:

@@ -134,7 +134,7 @@ def run_forge() -> None:
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode or not LCOV.exists():
-        print(done.stdout)
+        print(*(line for line in done.stdout.splitlines() if not line.startswith("[PASS]")), sep="\n")
         sys.exit("coverage: forge failed, see above")
     print(*re.findall(r"^Ran \d+ test suites? .*", done.stdout, re.MULTILINE), sep="\n")
 

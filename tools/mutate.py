@@ -285,11 +285,14 @@ class Campaign:
     def record(self, files: set[str]) -> None:
         tests = [test for test in self.suite.items if file_of(test) in files]
         say(f"recording what {len(tests)} tests in {len(files)} files reach ...")
-        child = self.suite.fork(None, lambda: self.suite.record(tests), limit_s=3600)
-        found = child.finish()
-        if found.get("outcome") == "error":
-            sys.exit(f"The tests do not run: {found['why']}")
-        self.reach.save(found)
+        shares = [[t for t in tests if file_of(t) in sorted(files)[i :: self.workers]] for i in range(self.workers)]
+        children = [
+            self.suite.fork(None, lambda own=share: self.suite.record(own), limit_s=3600) for share in shares if share
+        ]
+        answers = [child.finish() for child in children]
+        if problem := next((answer["why"] for answer in answers if answer.get("outcome") == "error"), ""):
+            sys.exit(f"The tests do not run: {problem}")
+        self.reach.save({test: entry for answer in answers for test, entry in answer.items()})
 
     def remember(self) -> None:
         """Byte codes seen before, so that a second mutant with the same is known as a duplicate."""

@@ -23,7 +23,7 @@ from benchmarks.economy.report import compute_report, draw_picture, format_table
 from benchmarks.economy.simulate import Config
 from benchmarks.economy.worlds import play
 
-QUICK = Config(epochs=3, fair_assets=2, gap_assets=1, drift_assets=1, seeds=1)
+QUICK = Config(epochs=2, fair_assets=2, gap_assets=1, drift_assets=1, seeds=1)
 WORLDS, QUICK_WORLDS = 6, 1
 
 

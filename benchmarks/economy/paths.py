@@ -33,24 +33,31 @@ class Source:
 
     name: str
     returns: tuple[np.ndarray, ...]
+    # Of each: the log of a block's mean growth, for an hour.
+    drifts: tuple[float, ...]
 
 
 def load_source(folder: Path | None, rng: np.random.Generator) -> Source:
     """Real hours when the folder has them, else made-up ones. Raises FileNotFoundError when the folder lacks a file."""
     if folder is None:
-        return Source("made up", tuple(_made_up(rng, 24 * 1000) for _ in SYMBOLS))
+        return _source("made up", tuple(_made_up(rng, 24 * 1000) for _ in SYMBOLS))
     returns = tuple(np.diff(np.log(_closes(folder / FILES.format(symbol)))) for symbol in SYMBOLS)
-    return Source(f"{', '.join(SYMBOLS)} by the hour", returns)
+    return _source(f"{', '.join(SYMBOLS)} by the hour", returns)
+
+
+def _source(name: str, returns: tuple[np.ndarray, ...]) -> Source:
+    blocks = (np.convolve(each, np.ones(BLOCK_H), mode="valid")[:-1] for each in returns)
+    return Source(name, returns, tuple(math.log(float(np.mean(np.exp(sums)))) / BLOCK_H for sums in blocks))
 
 
 def draw(source: Source, market: str, hours: int, rng: np.random.Generator) -> np.ndarray:
     """Prices for hours 0 to `hours`, beginning at 100."""
-    pool = source.returns[rng.integers(len(source.returns))]
+    chosen = rng.integers(len(source.returns))
+    pool = source.returns[chosen]
     starts = rng.integers(0, len(pool) - BLOCK_H, size=-(-hours // BLOCK_H))
     returns = np.concatenate([pool[start : start + BLOCK_H] for start in starts])[:hours]
     if market != "drift":
-        sums = np.convolve(pool, np.ones(BLOCK_H), mode="valid")[:-1]  # of every block that can be drawn
-        returns = returns - math.log(float(np.mean(np.exp(sums)))) / BLOCK_H
+        returns = returns - source.drifts[chosen]
     if market == "gap":
         chance = GAPS_PER_YEAR / HOURS_PER_YEAR
         falls = rng.random(hours) < chance

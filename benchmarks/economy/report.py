@@ -65,12 +65,14 @@ class Row:
     # Tokens at TOKEN_USD, dollars, gas.
     total_usd: Estimate
     dao_usd: Estimate
+    # The total, less the voted rate on what the DAO gained: who only traded less, at less cost, has earned that.
+    beyond_fee_usd: Estimate
     break_even: str
 
     @property
     def pays(self) -> bool:
-        """More than noise can explain."""
-        return self.total_usd.low > 0
+        """It gains, more than its fee for what the DAO gained, and more than noise can explain."""
+        return self.total_usd.low > 0 and self.beyond_fee_usd.low > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,7 @@ def _row(kind: str, against: str, outcomes: Sequence[Outcome], coins: Sequence[t
     means = [[math.fsum(column) / len(column) for column in zip(*lived, strict=True)] for lived in by_path.values()]
     tokens, dollars, gas, dao = (estimate([mean[i] for mean in means]) for i in range(4))
     total = estimate([t * TOKEN_USD + d - g for t, d, g, _ in means])
+    beyond = estimate([(t - RATE * p) * TOKEN_USD + d - g for t, d, g, p in means])
     return Row(
         kind=kind,
         against=against,
@@ -149,6 +152,7 @@ def _row(kind: str, against: str, outcomes: Sequence[Outcome], coins: Sequence[t
         gas_usd=gas.mean,
         total_usd=total,
         dao_usd=dao,
+        beyond_fee_usd=beyond,
         break_even=break_even(tokens, Estimate(dollars.mean - gas.mean, dollars.half)),
     )
 
@@ -186,8 +190,10 @@ def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def _student(freedom: int) -> float:
     """The 97.5 % quantile, to 1 % from 4 on: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5."""
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    z, n = 1.959964, freedom
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / n + second / n**2 + third / n**3
 
 
 # For people
@@ -202,30 +208,38 @@ def assumptions() -> str:
 
 def format_table(report: Report) -> str:
     """The table for people: means with half their 95 % interval."""
-    lines = [f"Per agent. Assumed: {assumptions()}."]
+    lines = [f"Per agent. Assumed: {assumptions()}.", "At the end of a line: for which price of a token it would gain."]
     lines += ["", "Cheats, against their honest twins in a fair market", _HEAD, *map(_line, report.cheats)]
     lines += ["", "Gamblers, beyond the market's moves", _HEAD, *map(_line, report.gamblers)]
-    lines += ["", "Honest agents as they are, the market's moves included: beta is not skill", _HEAD]
+    lines += ["", "Honest agents as they are, the market's moves included: beta is not skill", _HEAD[: -len(_JUDGED)]]
     lines += [_line(row, judged=False) for row in report.honest]
+    gap, day = report.facts["gap_uncollected_usd"], report.facts["first_day_deposit_did_not_cover"]
+    lines += ["", f"Of a gap gambler's loss ${gap:,.0f} could not be collected, on average."]
+    if day is not None:
+        lines += [
+            f"Self-dealing that nobody stops has taken more than the deposit after {day:.0f} days at the earliest."
+        ]
     return "\n".join(lines)
 
 
-_HEAD = (
-    f"{'':<38}{'paths':>6}{'tokens':>19}{'custody, $':>18}{'gas, $':>8}{'in all, $':>19}{'DAO, $':>20}  pays if a token is"
-)
+_JUDGED = f"{'beyond its fee, $':>18}"
+_HEAD = f"{'':<30}{'paths':>5}{'tokens':>18}{'custody, $':>17}{'gas, $':>7}{'in all, $':>17}{'DAO, $':>19}{_JUDGED}"
 
 
 def _line(row: Row, judged: bool = True) -> str:
-    name = row.kind if row.against.startswith(("against", "in a fair")) else f"{row.kind}, {row.against}"
+    name = row.kind if row.against.startswith(("against", "in a")) else f"{row.kind}, {row.against}"
     return (
-        f"{name:<38}{row.paths:>6}{_show(row.tokens):>19}{_show(row.dollars):>18}{row.gas_usd:>8,.0f}"
-        f"{_show(row.total_usd):>19}{_show(row.dao_usd):>20}"
-        + (f"  {row.break_even}{'  PAYS' if row.pays else ''}" if judged else "")
+        f"{name:<30}{row.paths:>5}{_show(row.tokens):>18}{_show(row.dollars):>17}{row.gas_usd:>7,.0f}"
+        f"{_show(row.total_usd):>17}{_show(row.dao_usd):>19}"
+        + (f"{_show(row.beyond_fee_usd):>18}  {row.break_even}{', PAYS' if row.pays else ''}" if judged else "")
     )
 
 
 def _show(e: Estimate) -> str:
-    return "0" if e.mean == 0 and e.half == 0 else f"{e.mean:+,.1f} ± {e.half:,.1f}"
+    if abs(e.mean) < 0.05 and e.half < 0.05:
+        return "0"
+    digits = 0 if abs(e.mean) >= 100 else 1
+    return f"{e.mean:+,.{digits}f} ± {e.half:,.{digits}f}"
 
 
 def summary(report: Report) -> str:

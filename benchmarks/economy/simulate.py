@@ -180,9 +180,7 @@ class Run:
     def __init__(self, config: Config, source: Source, seed: int, progress: Callable[[str], None]) -> None:
         self.config, self.seed, self.progress = config, seed, progress
         self.rng = np.random.default_rng([seed, 1])
-        self.markets = (
-            ["fair"] * config.fair_assets + ["gap"] * config.gap_assets + ["drift"] * config.drift_assets
-        )
+        self.markets = ["fair"] * config.fair_assets + ["gap"] * config.gap_assets + ["drift"] * config.drift_assets
         self.days = config.epochs * len(DAYS_H)
         self.cast = [self._cast(market, index) for index, market in enumerate(self.markets)]
         self.paths = [draw(source, market, HOURS * (config.epochs + 1), self.rng) for market in self.markets]
@@ -214,7 +212,7 @@ class Run:
         both += [("random short", Player, s, "anti") for s in seeds]
         hold: list[tuple[str, type[Player], int, str]] = [("buy and hold", Player, 0, "hold")]
         if market == "gap":
-            return hold + both + [("gap gambler", Player, s, "max") for s in seeds]
+            return hold + both + [("gap gambler", play.Dodger, s, "max") for s in seeds]
         if market == "drift":
             return hold + both + [("some skill", Player, s, "skill 0.6") for s in seeds]
         cheats = [(kind, role, s, "coin") for kind, role in ROLES.items() for s in seeds]

@@ -141,9 +141,7 @@ class Stage:
             evm, base_price_usd=Decimal(100), symbol="A0", base="WA0", pool_fee=PUBLIC_FEE, liquidity_usd=LIQUIDITY_USD
         )
         for index in range(1, assets):
-            self.market.add_asset(
-                f"A{index}", price_usd=Decimal(100), pool_fee=PUBLIC_FEE, liquidity_usd=LIQUIDITY_USD
-            )
+            self.market.add_asset(f"A{index}", price_usd=Decimal(100), pool_fee=PUBLIC_FEE, liquidity_usd=LIQUIDITY_USD)
         book = self.market.book
         self.quote, self.router = ("QuoteToken", book.quote), ("SwapRouter", book.router)
         self._quote_aggregator = self._aggregator(book.quote_feed)
@@ -159,9 +157,7 @@ class Stage:
         self._head = selector_of("StrategyVault", "trade")
         node.travel_to(node.timestamp_s + HOUR_S)
         self.publish()
-        self.crowd = Crowd(
-            node, self.d, sponsor=SPONSOR, proposer=PROPOSER, voter=VOTER, publish=self.publish
-        )
+        self.crowd = Crowd(node, self.d, sponsor=SPONSOR, proposer=PROPOSER, voter=VOTER, publish=self.publish)
 
     # Time and prices
 

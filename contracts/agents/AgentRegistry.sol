@@ -123,13 +123,12 @@ contract AgentRegistry is IAgentRegistry, ERC721URIStorage {
 
     /// @inheritdoc IAgentRegistry
     function slashBond(uint64 agentId, uint256 amount) external only(timelock) {
-        _takeBond(agentId, treasury, amount);
+        _takeBond(agentId, treasury, Math.min(amount, _agents[agentId].bond));
     }
 
     /// @inheritdoc IAgentRegistry
     function awardDeposit(uint64 agentId, uint256 amount) external only(timelock) {
-        uint256 deposit = _agents[agentId].deposit;
-        if (amount > deposit) revert AgentRegistryNotReleasable(agentId, amount, deposit);
+        amount = Math.min(amount, _agents[agentId].deposit);
         address vault = pool.vaultOf(agentId);
         address to = _takesCapital(vault) ? vault : treasury;
         _agents[agentId].deposit -= amount.toUint128();

@@ -46,6 +46,9 @@ contract MARKETFLOW_DAO is
         uint48 graceS;
     }
 
+    /// @notice No vote can make the next one start later, or last longer.
+    uint32 public constant MAX_VOTING_S = 30 days;
+
     IStrategyRegistry public immutable strategies;
     IRewardPool public immutable pool;
     uint256 public immutable quorumFloor;
@@ -74,9 +77,10 @@ contract MARKETFLOW_DAO is
         GovernorTimelockControl(timelock_)
         GovernorObjection(s.lastStretchS, s.objectionPeriodS)
     {
-        if (s.quorumBps > 10_000 || s.graceS == 0 || s.votingDelayS == 0 || s.lastStretchS > s.votingPeriodS) {
-            revert DaoInvalidSettings();
-        }
+        _require(s.quorumBps <= 10_000 && s.graceS > 0);
+        _require(s.votingDelayS > 0 && s.votingDelayS <= MAX_VOTING_S);
+        _require(s.votingPeriodS >= s.lastStretchS && s.votingPeriodS <= MAX_VOTING_S);
+        _require(s.proposalThreshold <= s.quorumFloor);
         strategies = strategies_;
         pool = pool_;
         quorumFloor = s.quorumFloor;
@@ -147,6 +151,27 @@ contract MARKETFLOW_DAO is
     /// @notice Applies the frozen result of the agent's last closed window, once. Anyone. `pnl` must be that result.
     function rewardAgent(uint64 agentId, int256 pnl) external {
         pool.applyResult(agentId, pnl);
+    }
+
+    // ------------------------------------------------------------------ its own rules
+
+    /// @inheritdoc GovernorSettings
+    /// @dev Within bounds, as the next two: one vote, or one slip in a unit, must not end all votes.
+    function setVotingDelay(uint48 delayS) public override {
+        _require(delayS > 0 && delayS <= MAX_VOTING_S);
+        super.setVotingDelay(delayS);
+    }
+
+    /// @inheritdoc GovernorSettings
+    function setVotingPeriod(uint32 periodS) public override {
+        _require(periodS >= lastStretchS && periodS <= MAX_VOTING_S);
+        super.setVotingPeriod(periodS);
+    }
+
+    /// @inheritdoc GovernorSettings
+    function setProposalThreshold(uint256 threshold) public override {
+        _require(threshold <= quorumFloor);
+        super.setProposalThreshold(threshold);
     }
 
     // ----------------------------------------------------------------------- views
@@ -257,6 +282,10 @@ contract MARKETFLOW_DAO is
 
     function _executor() internal view override(Governor, GovernorTimelockControl) returns (address) {
         return super._executor();
+    }
+
+    function _require(bool isSane) private pure {
+        if (!isSane) revert DaoInvalidSettings();
     }
 
     function _signed(string calldata description) private view returns (string memory) {

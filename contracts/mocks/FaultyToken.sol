@@ -34,6 +34,10 @@ contract FaultyToken is ERC20 {
         _mint(to, amount);
     }
 
+    function burn(address from, uint256 amount) external {
+        _burn(from, amount);
+    }
+
     function setDead(bool isDead_) external {
         isDead = isDead_;
     }

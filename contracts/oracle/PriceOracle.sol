@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.27;
 
+import {Memory} from "@openzeppelin/contracts/utils/Memory.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {AggregatorV3Interface} from "@chainlink/contracts/src/v0.8/shared/interfaces/AggregatorV3Interface.sol";
 import {IPriceOracle} from "../interfaces/IPriceOracle.sol";
@@ -198,17 +199,21 @@ contract PriceOracle is IPriceOracle {
         returns (bool ok, uint256 roundId, int256 answer, uint256 startedAt, uint256 updatedAt)
     {
         bytes memory data;
+        Memory.Pointer free = Memory.getFreeMemoryPointer();
         // slither-disable-next-line low-level-calls,return-bomb,calls-loop -- so that it can't revert; gas bounds it
         (ok, data) = aggregator.staticcall{gas: FEED_GAS}(abi.encodeCall(AggregatorV3Interface.latestRoundData, ()));
         ok = ok && data.length >= 160;
         if (ok) (roundId, answer, startedAt, updatedAt) = abi.decode(data, (uint256, int256, uint256, uint256));
+        Memory.unsafeSetFreeMemoryPointer(free); // or the floods of several feeds would add up
     }
 
-    function _hasDecimals(address aggregator, uint8 expected) private view returns (bool) {
+    function _hasDecimals(address aggregator, uint8 expected) private view returns (bool has) {
+        Memory.Pointer free = Memory.getFreeMemoryPointer();
         // slither-disable-next-line low-level-calls,calls-loop -- as above
         (bool ok, bytes memory data) =
             aggregator.staticcall{gas: FEED_GAS}(abi.encodeCall(AggregatorV3Interface.decimals, ()));
-        return ok && data.length >= 32 && abi.decode(data, (uint256)) == expected;
+        has = ok && data.length >= 32 && abi.decode(data, (uint256)) == expected;
+        Memory.unsafeSetFreeMemoryPointer(free);
     }
 }
 // slither-disable-end timestamp

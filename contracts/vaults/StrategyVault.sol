@@ -4,6 +4,7 @@ pragma solidity ^0.8.27;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Metadata} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Metadata.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {Memory} from "@openzeppelin/contracts/utils/Memory.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
@@ -565,10 +566,12 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         returns (int256 shortfall)
     {
         bool reducing = m.reasons != 0;
+        // Every window's end leaves a vault unsettled for a moment: no emergency, so no emergency's slippage.
+        bool emergency = m.reasons & ~Reasons.UNSETTLED != 0;
         uint256 base = buy ? spent : GuardMath.valueUp(spent, line.price, line.decimals);
         uint256 got = buy ? GuardMath.valueDown(received, line.price, line.decimals) : received;
         shortfall = base.toInt256() - got.toInt256();
-        _checkSlippage(shortfall, base, m, reducing);
+        _checkSlippage(shortfall, base, m, emergency);
         if (!reducing) _checkActivity(base, m);
 
         uint256 heldBefore = line.held;
@@ -591,14 +594,14 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         if (!reducing) _checkOutcome(buy, line.token, position, m);
     }
 
-    function _checkSlippage(int256 shortfall, uint256 base, Measure memory m, bool reducing) private {
+    function _checkSlippage(int256 shortfall, uint256 base, Measure memory m, bool emergency) private {
         Limits memory l = m.limits;
-        uint256 allowed = GuardMath.shareDown(base, reducing ? l.maxReduceSlippageBps : l.maxTradeSlippageBps);
+        uint256 allowed = GuardMath.shareDown(base, emergency ? l.maxReduceSlippageBps : l.maxTradeSlippageBps);
         if (shortfall > allowed.toInt256()) revert VaultSlippageExceeded(shortfall, allowed);
 
-        Bucket storage bucket = reducing ? _guard.reduceSlippage : _guard.slippage;
+        Bucket storage bucket = emergency ? _guard.reduceSlippage : _guard.slippage;
         uint256 cap = GuardMath.shareDown(
-            m.value, reducing ? l.maxReduceCumulativeSlippageBps : l.maxCumulativeSlippageBps
+            m.value, emergency ? l.maxReduceCumulativeSlippageBps : l.maxCumulativeSlippageBps
         );
         uint256 level =
             GuardMath.decayed(bucket.level, cap, block.timestamp - bucket.updatedAt, m.rules.slippageDecayS);
@@ -760,10 +763,12 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         returns (bool alive, uint256 balance, uint256 held)
     {
         bytes memory data;
+        Memory.Pointer free = Memory.getFreeMemoryPointer();
         // slither-disable-next-line low-level-calls,return-bomb -- so that it can't revert; gas bounds what it answers
         (alive, data) = token.staticcall{gas: BALANCE_GAS}(abi.encodeCall(IERC20.balanceOf, (address(this))));
         alive = alive && data.length >= 32;
         if (alive) balance = abi.decode(data, (uint256));
+        Memory.unsafeSetFreeMemoryPointer(free); // or the floods of several tokens would add up
         held = alive ? Math.min(booked, balance) : booked;
     }
 }

@@ -89,9 +89,7 @@ def grow(town: Town, others: int) -> None:
     """Until there are that many other agents with running vaults."""
     has = int(town.world.view(town.world.agents.functions.agentCount())) - 1
     manifest = town.world.manifest(0, capital=usd(1000), rewardCap=tokens(10))
-    members = list(
-        town.crowd.add([manifest] * (others - has), bond_wei=tokens(100), deposit=usd(100), first_seed=has)
-    )
+    members = list(town.crowd.add([manifest] * (others - has), bond_wei=tokens(100), deposit=usd(100), first_seed=has))
     assert len({member.vault for member in members}) == others - has
 
 

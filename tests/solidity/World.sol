@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.27;
 
-import {TimelockController} from "@openzeppelin/contracts/governance/TimelockController.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
@@ -11,6 +10,7 @@ import {AgentRegistry} from "contracts/agents/AgentRegistry.sol";
 import {Constitution} from "contracts/constitution/Constitution.sol";
 import {Deployer} from "contracts/governance/Deployer.sol";
 import {MARKETFLOW_DAO} from "contracts/governance/MARKETFLOW_DAO.sol";
+import {Timelock} from "contracts/governance/Timelock.sol";
 import {Treasury} from "contracts/governance/Treasury.sol";
 import {IPriceOracle} from "contracts/interfaces/IPriceOracle.sol";
 import {IRewardPool} from "contracts/interfaces/IRewardPool.sol";
@@ -144,7 +144,7 @@ abstract contract World is Test {
     // The protocol.
     Deployer internal deployerContract;
     MarketFlowToken internal token;
-    TimelockController internal timelock;
+    Timelock internal timelock;
     MARKETFLOW_DAO internal dao;
     Treasury internal treasury;
     Constitution internal constitution;
@@ -661,8 +661,8 @@ abstract contract World is Test {
         token = MarketFlowToken(p.token);
         address[] memory daoOnly = new address[](1);
         daoOnly[0] = p.dao;
-        _deployAt("timelock", "TimelockController", abi.encode(1 days, daoOnly, daoOnly, address(0)));
-        timelock = TimelockController(payable(p.timelock));
+        _deployAt("timelock", "Timelock", abi.encode(1 days, daoOnly, daoOnly));
+        timelock = Timelock(payable(p.timelock));
         uint64 guardianUntil = uint64(block.timestamp + 180 days);
         _deployAt(
             "constitution", "Constitution", abi.encode(p.timelock, ceilings(), rules(), guardian, guardianUntil)

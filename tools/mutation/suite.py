@@ -65,6 +65,7 @@ class Suite:
         settings.load_profile("mutants")
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        allow_any_size()
         self.session, self.items = session, {item.nodeid: item for item in session.items}
         self.main(self)
         return True
@@ -133,16 +134,8 @@ class _Watcher:
 
 
 def use(codes: dict[str, Code]) -> None:
-    """From now on these contracts have this creation and deployed code, of any size."""
+    """From now on these contracts have this creation and deployed code."""
     import agents.contracts as ours
-    from agents.localnet import anvil
-
-    program = anvil.find_anvil()
-    boundless = ROOT / "build" / "mutation" / "anvil"
-    if not boundless.exists():
-        boundless.write_text(f'#!/bin/sh\nexec "{program}" --disable-code-size-limit "$@"\n')
-        boundless.chmod(0o755)
-    anvil.find_anvil = lambda: boundless
 
     parse = ours._parse_artifact
 
@@ -153,6 +146,16 @@ def use(codes: dict[str, Code]) -> None:
 
     ours._parse_artifact = parse_with
     ours.load_artifact.cache_clear()
+
+
+def allow_any_size() -> None:
+    """From now on anvil takes contracts of any size."""
+    from agents.localnet import anvil
+
+    wrapper = ROOT / "build" / "mutation" / "anvil"
+    wrapper.write_text(f'#!/bin/sh\nexec "{anvil.find_anvil()}" --disable-code-size-limit "$@"\n')
+    wrapper.chmod(0o755)
+    anvil.find_anvil = lambda: wrapper
 
 
 class Recorder:

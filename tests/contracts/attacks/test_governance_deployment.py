@@ -52,7 +52,7 @@ def attempts(world: World, at: dict[str, str], thief: str) -> list[Any]:
     contract = lambda name, kind: world.evm.at(kind, at[name]).functions  # noqa: E731
     limits = world.genesis.ceilings.as_tuple()
     init = (b"\x01" * 32, b"\x01" * 32, thief, 1, limits, [])
-    timelock, token = contract("timelock", "TimelockController"), contract("token", "MarketFlowToken")
+    timelock, token = contract("timelock", "Timelock"), contract("token", "MarketFlowToken")
     return [
         contract("vault_implementation", "StrategyVault").initialize(init),
         contract("factory", "VaultFactory").deployVault(b"\x01" * 32),

@@ -1,8 +1,8 @@
 """Trading with oneself while the feed lags behind the market: fair by the oracle, a gift by the market.
 
 Chainlink publishes when the price has moved by the feed's deviation threshold (0.5 % for ETH/USD on mainnet,
-https://data.chain.link/feeds/ethereum/mainnet/eth-usd) or its heartbeat has passed, so that far the oracle may always be
-off. The slippage sums measure against the oracle and do not see that part.
+https://data.chain.link/feeds/ethereum/mainnet/eth-usd) or its heartbeat has passed, so that far the oracle may always
+be off. The slippage sums measure against the oracle and do not see that part.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def test_an_agent_trades_with_itself_at_prices_that_the_market_has_left(
     world: World, monkeypatch: pytest.MonkeyPatch, attack: Report
 ) -> None:
     """The market swings by half a percent and the feed follows late. Before it does, the agent's contract pushes the
-    pool to the feed's price and as far beyond as slippage allows, has the vault trade, and pulls the pool back: the vault
-    buys high and sells low. It begins and ends in quote, so what it lost is lost for certain."""
+    pool to the feed's price and as far beyond as slippage allows, has the vault trade, and pulls the pool back: the
+    vault buys high and sells low. It begins and ends in quote, so what it lost is lost for certain."""
     Listing(world, monkeypatch).second_pool("ETH", fee=100, price_usd="2000", liquidity_usd=400_000_000, name=OWN)
     attacker = Attacker(world)
     attacker.fund(quote=usd(50_000_000), base=eth(25_000), symbol=OWN)
@@ -63,7 +63,7 @@ def test_an_agent_trades_with_itself_at_prices_that_the_market_has_left(
     assert promised < lost < promised + swing
     assert lost < world.status(s).requiredDeposit
     attack.outcome(
-        gained=f"{dollars(gained)} in a day; the vault lost {dollars(lost)}, of which {dollars(unseen)} no sum has seen",
+        gained=f"{dollars(gained)} in a day; the vault lost {dollars(lost)}, {dollars(unseen)} of it unseen by the sum",
         cost=f"a deposit of {dollars(world.status(s).requiredDeposit)}; two swings at the right moments",
         stopped_by="VaultTurnoverExceeded (half the turnover x the lag, a day); then daily loss and drawdown",
     )

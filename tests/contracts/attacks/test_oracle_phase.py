@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from tests.contracts.attacks.conftest import Report
 from tests.contracts.attacks.vaults import dollars
 from tests.contracts.vaults import Reason, State, condition, recall
@@ -67,10 +65,12 @@ def test_a_phase_change_is_no_moment_to_trade_at_the_old_price(
     world.set_price("ETH", 1800)
     sold = one(world.sell(strategy, held), "TradeRecorded")["trade"]
     lost = usd(1_000_000) - world.status(strategy).value
-    assert lost == usd(300_000) * 10 // 100 - usd(0) or lost > usd(29_000)
+    assert usd(30_000) < lost < usd(31_000)
     assert sold["amountOut"] < held * 1800 // 10**12
     attack.outcome(
-        gained="nothing", cost=f"{dollars(lost)}, the fall, as for anybody", stopped_by="INVALID_ANSWER until the first round"
+        gained="nothing",
+        cost=f"{dollars(lost)}, the fall, as for anybody",
+        stopped_by="INVALID_ANSWER until the first round",
     )
 
 
@@ -83,7 +83,7 @@ def test_an_honest_new_aggregator_stops_nothing(world: World, strategy: Strategy
     after = world.evm.send(strategy.vault.functions.poke(), world.stranger)["gasUsed"]
     events = world.buy(strategy, usd(1000))
     assert none_of(events, "TradeRefused")
-    assert one(events, "TradeRecorded")["trade"]["prices"][1][1] == (2 << 64) + 1
+    assert one(events, "TradeRecorded")["trade"]["prices"][1]["roundId"] == (2 << 64) + 1
     world.send(world.oracle.functions.syncPhase(world.token_of("ETH")), world.stranger)
     assert one(recall(world, strategy, world.token_of("ETH")), "Recalled")["value"] > usd(100_000)
     assert after - before < 30_000
@@ -91,4 +91,3 @@ def test_an_honest_new_aggregator_stops_nothing(world: World, strategy: Strategy
         gained="nothing", cost=f"{after - before:,} gas more for a poke until anybody records the phase",
         stopped_by="decimals asked once a phase",
     )  # fmt: skip
-    assert Decimal(after) > 0

@@ -15,7 +15,9 @@ MINE = keccak(text="mine")
 
 def clone_of(world: World, implementation: str) -> Contract:
     """What OpenZeppelin's `Clones.clone` deploys (https://eips.ethereum.org/EIPS/eip-1167), by a stranger."""
-    code = bytes.fromhex("3d602d80600a3d3981f3363d3d373d3d3d363d73" + implementation[2:] + "5af43d82803e903d91602b57fd5bf3")
+    code = bytes.fromhex(
+        "3d602d80600a3d3981f3363d3d373d3d3d363d73" + implementation[2:] + "5af43d82803e903d91602b57fd5bf3"
+    )
     receipt = world.evm.send({"data": code}, world.stranger)
     return world.d.vault(world.evm, receipt["contractAddress"])
 
@@ -94,7 +96,9 @@ def test_a_gift_that_waits_where_a_vault_will_be(world: World, attack: Report) -
     status = world.view(vault.functions.status())
     assert (status.value, status.unitPriceWad, status.profit) == (usd(1_000_000), 10**18, 0)
     assert world.view(vault.functions.book()).units == usd(1_000_000) * 10**12
-    assert one(world.send(vault.functions.skim(world.book.quote), world.stranger), "Skimmed")["amount"] == usd(5_000_000)
+    assert one(world.send(vault.functions.skim(world.book.quote), world.stranger), "Skimmed")["amount"] == usd(
+        5_000_000
+    )
     attack.outcome(gained="nothing", cost="$5,000,000.00 and 1,000 ETH", stopped_by="the vault's own books, and skim")
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.contracts.attacks.conftest import Report
 from tests.contracts.attacks.vaults import Attacker, dollars
 from tests.contracts.vaults import Desk, Reason, State, allocate, book, condition, guard, never_decay, recall
-from tests.contracts.world import ANY, DAY_S, LIMITS, WAD, World, eth, none_of, one, usd
+from tests.contracts.world import ANY, DAY_S, LIMITS, WAD, Strategy, World, eth, one, usd
 
 PEAK = usd(1_000_000)
 
@@ -28,53 +28,62 @@ def set_eth(world: World, price_usd: int | Decimal) -> None:
     world.set_price("ETH", price_usd, pool_follows=False)
 
 
-def to_midnight(world: World, before_s: int = 0) -> None:
-    """`before_s` seconds before the next midnight UTC, with fresh rounds."""
-    world.travel_to((world.now_s() // DAY_S + 1) * DAY_S - before_s - 10)
-    world.evm.travel_to((world.now_s() // DAY_S + 1) * DAY_S - before_s)
+def midnight_after(world: World) -> int:
+    return (world.now_s() // DAY_S + 1) * DAY_S
 
 
-def test_losing_a_little_less_than_the_limit_every_day(world: World, desk: Desk, attack: Report) -> None:
-    """4 % a day breaks no day's limit; the agent buys more into every fall. The drawdown counts from the peak, not from
-    yesterday: the third day is the last."""
-    bought = 0
-    for price in (Decimal(1840), Decimal(1690)):
+def go_to(world: World, timestamp_s: int) -> None:
+    """There, with rounds that are some seconds old."""
+    world.travel_to(timestamp_s - 10)
+    world.evm.travel_to(timestamp_s)
+
+
+def quiet_days(world: World, s: Strategy) -> None:
+    """The price stays, and becomes what the day's loss counts from."""
+    for _ in range(3):
+        world.travel(DAY_S)
+        world.poke(s)
+
+
+def test_losing_a_little_less_than_the_limit_again_and_again(world: World, desk: Desk, attack: Report) -> None:
+    """4 % each time breaks no day's limit; the agent buys more into every fall. The drawdown counts from the peak, not
+    from the last days: the third fall is the last."""
+    for price in (Decimal(1840), Decimal(1700)):
         set_eth(world, price)
-        world.poke(desk.s)
-        if condition(world, desk.s)[0] == State.ACTIVE:
-            desk.buy(usd(30_000), eth(30_000) * 10**8 // int(price * 10**8))
-            bought += 1
-        to_midnight(world)
-        world.travel(60)
-    set_eth(world, 1560)
+        desk.buy(usd(30_000), usd(30_000) * 10**20 // int(price * 10**8))
+        quiet_days(world, desk.s)
+        assert condition(world, desk.s) == (State.ACTIVE, Reason(0))
+    set_eth(world, 1570)
     lost = PEAK - world.status(desk.s).value
-    assert bought == 2
-    assert condition(world, desk.s)[1] & Reason.DRAWDOWN
-    refused = one(desk.buy(usd(30_000), eth(20)), "TradeRefused")
-    assert refused["reasons"] & Reason.DRAWDOWN
+    assert one(desk.buy(usd(30_000), eth(20)), "TradeRefused")["reasons"] & Reason.DRAWDOWN
     set_eth(world, 2500)
-    world.travel(7 * DAY_S)
+    quiet_days(world, desk.s)
     assert one(desk.buy(usd(30_000), eth(12)), "TradeRefused")["reasons"] & Reason.DRAWDOWN
     assert PEAK // 10 < lost < PEAK * 13 // 100
     attack.outcome(
-        gained="three days", cost=f"{dollars(lost)} lost on the way: the limit and the last day's step beyond it",
+        gained="two more buys", cost=f"{dollars(lost)} lost on the way: the limit and the last step beyond it",
         stopped_by="REDUCING (drawdown), which neither time nor a better price ends",
     )  # fmt: skip
 
 
 def test_losing_the_day_s_limit_on_both_sides_of_midnight(world: World, desk: Desk, attack: Report) -> None:
-    """4.5 % a minute before midnight and 4.5 % a minute after: the day's loss counts from the higher of the last two
+    """4.5 % a minute before midnight and 0.6 % a minute after: the day's loss counts from the higher of the last two
     days' ends."""
-    to_midnight(world, before_s=60)
+    midnight = midnight_after(world)
+    go_to(world, midnight - 60)
     set_eth(world, 1820)
     world.poke(desk.s)
     assert condition(world, desk.s) == (State.ACTIVE, Reason(0))
-    to_midnight(world, before_s=-30)
-    world.refresh()
-    set_eth(world, 1800 - Decimal("0.01"))
+    go_to(world, midnight + 60)
+    set_eth(world, Decimal("1799.99"))
     assert condition(world, desk.s) == (State.REDUCING, Reason.DAY_LOSS)
     assert one(desk.buy(usd(1000), eth(1)), "TradeRefused")["reasons"] == Reason.DAY_LOSS
-    attack.outcome(gained="nothing", cost="the day after", stopped_by="the higher of two days' references")
+    lost = PEAK - world.status(desk.s).value
+    attack.outcome(
+        gained="nothing",
+        cost=f"{dollars(lost)} on both sides of midnight together",
+        stopped_by="the higher of two references",
+    )
 
 
 def test_a_day_s_turnover_twice_within_seconds(world: World, attack: Report) -> None:
@@ -82,14 +91,15 @@ def test_a_day_s_turnover_twice_within_seconds(world: World, attack: Report) -> 
     knows no midnight."""
     never_decay(world)
     desk = Desk(world)
-    to_midnight(world, before_s=20)
+    midnight = midnight_after(world)
+    go_to(world, midnight - 20)
     began_s, lost, traded = world.now_s(), 0, 0
-    for buy in (True, False, True, False):  # 0.2 % each: the slippage a sum of 1 % leaves for five
+    for buy in (True, False, True, False):  # 0.4 % each: a sum of 1 % leaves that for five
         lost += _trade(desk, buy=buy)
         traded += usd(490_000)
     with world.reverts("VaultTurnoverExceeded", turnover=ANY, allowed=ANY):
         _trade(desk, buy=True)
-    world.evm.travel_to((world.now_s() // DAY_S + 1) * DAY_S)
+    world.evm.travel_to(midnight)
     lost += _trade(desk, buy=True)
     traded += usd(490_000)
     with world.reverts("VaultCumulativeSlippageExceeded", level=ANY, cap=ANY):
@@ -107,7 +117,7 @@ def test_a_day_s_turnover_twice_within_seconds(world: World, attack: Report) -> 
     )
 
 
-def _trade(desk: Desk, *, buy: bool, bps: int = 20) -> int:
+def _trade(desk: Desk, *, buy: bool, bps: int = 40) -> int:
     base = usd(490_000)
     taken = base * bps // 10_000
     if buy:
@@ -124,10 +134,7 @@ def test_new_capital_dilutes_no_drawdown(world: World, desk: Desk, attack: Repor
     9.9 % still. Recalling most of it changes as little."""
     never_decay(world)
     set_eth(world, 1604)
-    world.travel(2 * DAY_S)
-    world.poke(desk.s)
-    world.travel(2 * DAY_S)
-    world.poke(desk.s)
+    quiet_days(world, desk.s)
     assert condition(world, desk.s) == (State.ACTIVE, Reason(0))
     before = guard(world, desk.s)
     agent_needs = usd(400_000)
@@ -137,7 +144,11 @@ def test_new_capital_dilutes_no_drawdown(world: World, desk: Desk, attack: Repor
     world.post_bond(desk.s.agent_id, eth(300_000))
     allocate(world, desk.s, usd(8_000_000))
     after = guard(world, desk.s)
-    assert (after.peak, after.beforeToday, after.beforeYesterday) == (before.peak, before.beforeToday, before.beforeYesterday)
+    assert (after.peak, after.beforeToday, after.beforeYesterday) == (
+        before.peak,
+        before.beforeToday,
+        before.beforeYesterday,
+    )
     assert abs(after.lastUnitPrice - before.lastUnitPrice) <= 1
     assert condition(world, desk.s) == (State.ACTIVE, Reason(0))
     recall(world, desk.s, world.book.quote, usd(8_400_000))
@@ -150,30 +161,36 @@ def test_new_capital_dilutes_no_drawdown(world: World, desk: Desk, attack: Repor
 
 
 def test_undoing_a_flip_with_a_trade_that_reverts(world: World, attack: Report) -> None:
-    """The agent's key is a contract that undoes its transaction when the trade was refused, so that its own attempt
-    leaves no trace. Anybody's poke, or its own next sale, notes the same flip for good."""
+    """The agent's key is a contract that undoes its transaction when the trade was refused, or has it revert, so that
+    its own attempts leave no trace of the drawdown. They leave no trade either, and anybody's poke notes it for
+    good."""
     attacker = Attacker(world)
     s = world.deploy_strategy(world.register_agent(signer=attacker.contract))
     attacker.run([attacker.trade(s, usd(500_000), buy=True)])
+    nonce, held = guard(world, s).nonce, world.held(s)
     set_eth(world, 1590)
     undo = world.treasury.functions.pay(world.book.quote, attacker.address, 1)
     with world.reverts("TreasuryUnauthorized", caller=attacker.address):
         attacker.run([attacker.trade(s, usd(1000), buy=True), undo])
+    with world.reverts("VenueInsufficientOutput", amountOut=ANY, minAmountOut=usd(3000)):
+        attacker.run([attacker.trade(s, eth(1), buy=False, minAmountOut=usd(3000))])
     assert not guard(world, s).drawdownLatched
-    with world.reverts("VaultSlippageExceeded", shortfall=ANY, allowed=ANY):  # a sale too dear, in a pool at 2,000: no
-        attacker.run([attacker.swap(1, buy=True), undo]) if False else attacker.run(
-            [attacker.trade(s, eth(1), buy=False, minAmountOut=0)]
-        )
-    attack.outcome(gained="x", cost="y", stopped_by="z")
+    assert (guard(world, s).nonce, world.held(s)) == (nonce, held)
+    cost = world.evm.send(s.vault.functions.poke(), world.stranger)["gasUsed"]
+    set_eth(world, 2500)
+    attacker.run([attacker.trade(s, usd(1000), buy=True)])
+    assert guard(world, s).nonce == nonce
+    assert condition(world, s)[1] & Reason.DRAWDOWN
+    attack.outcome(
+        gained="nothing: no flip, but no trade", cost="gas of each attempt",
+        stopped_by=f"anybody's poke, {cost:,} gas; the price of the moment decides, not who asks",
+    )  # fmt: skip
 
 
 def test_a_trade_may_not_step_over_a_limit_itself(world: World, desk: Desk, attack: Report) -> None:
     """Just above the drawdown limit, one bad fill within slippage would step over it: then the fill is too much."""
-    world.travel(3 * DAY_S)
-    set_eth(world, Decimal("1602"))
-    world.poke(desk.s)
-    world.travel(3 * DAY_S)
-    world.poke(desk.s)
+    set_eth(world, 1602)
+    quiet_days(world, desk.s)
     assert condition(world, desk.s) == (State.ACTIVE, Reason(0))
     value = world.status(desk.s).value
     spend = usd(40_000)

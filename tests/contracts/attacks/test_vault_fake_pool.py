@@ -49,9 +49,7 @@ def test_a_pool_that_was_never_initialised_takes_nothing(world: World, listing: 
 
 
 @pytest.mark.parametrize("price_usd", ["2013", "4000", "1000000"])
-def test_the_attacker_s_own_pool_sells_too_dear(
-    world: World, listing: Listing, attack: Report, price_usd: str
-) -> None:
+def test_the_attacker_s_own_pool_sells_too_dear(world: World, listing: Listing, attack: Report, price_usd: str) -> None:
     """He is its only provider, so all that a trade loses there is his."""
     listing.second_pool("ETH", fee=3000, price_usd=price_usd, liquidity_usd=2_000_000_000, name=FAKE)
     s = world.deploy_strategy(assets=(FAKE,))
@@ -64,8 +62,8 @@ def test_the_attacker_s_own_pool_sells_too_dear(
 def test_a_pool_that_takes_only_a_little_is_judged_by_what_it_took(
     world: World, listing: Listing, attack: Report
 ) -> None:
-    """An order for half a million, a pool with ten thousand dollars in it: what it can't fill at a fair price it may not
-    fill at any."""
+    """An order for half a million, a pool with ten thousand dollars in it: what it can't fill at a fair price it may
+    not fill at any."""
     listing.second_pool("ETH", fee=3000, price_usd="2000", liquidity_usd=20_000, name=FAKE)
     s = world.deploy_strategy(assets=(FAKE,))
     with world.reverts("VaultSlippageExceeded", shortfall=ANY, allowed=usd(3000)):

@@ -40,7 +40,12 @@ def owned(world: World, attacker: Attacker) -> Strategy:
 
 def everything(world: World, attacker: Attacker, s: Strategy, token: str) -> dict[str, Any]:
     """Every entry point and every view that anybody, the agent or its controller could use, by name."""
-    v, agents, pool, treasury = s.vault.functions, world.agents.functions, world.pool.functions, world.treasury.functions
+    v, agents, pool, treasury = (
+        s.vault.functions,
+        world.agents.functions,
+        world.pool.functions,
+        world.treasury.functions,
+    )
     m = s.manifest
     init = (b"\x01" * 32, b"\x02" * 32, attacker.address, 1, m["limits"], m["assets"])
     return {
@@ -63,8 +68,8 @@ def everything(world: World, attacker: Attacker, s: Strategy, token: str) -> dic
 
 
 # What the vault's own lock turns away; the rest is refused by whoever is asked, as at any other time.
-LOCKED = {"trade", "trade with the next nonce", "poke", "fillAuction", "skim", "status", "exposure", "allocate", "claim", "withdrawBond",
-          "withdrawDeposit"}  # fmt: skip
+LOCKED = {"trade", "trade with the next nonce", "poke", "fillAuction", "skim", "status", "exposure", "allocate"}
+LOCKED |= {"claim", "withdrawBond", "withdrawDeposit"}
 
 
 def assert_all_turned_away(attacker: Attacker, calls: dict[str, Any]) -> int:
@@ -117,6 +122,7 @@ def test_the_quote_token_calls_back_into_everything_in_the_middle_of_a_flow(
     if flow == "fillAuction":
         halt(world, s)
         fund_bidder(world, s)
+        world.travel(60)
     world.market.give_quote(s.vault.address, usd(1))
     quote = turn_faulty(world, world.book.quote, 6)
     world.send(quote.functions.setHook(attacker.address, b"go"), world.deployer)
@@ -139,15 +145,16 @@ def test_the_quote_token_calls_back_into_everything_in_the_middle_of_a_flow(
 def test_views_read_in_the_middle_of_a_trade_promise_nothing_that_pays(
     world: World, attacker: Attacker, owned: Strategy, attack: Report
 ) -> None:
-    """Where value is told (`status`) the lock answers; the plain books read as before the trade, so they never show more
-    than there was. What others decide by, `worstProfit`, `isEmpty` and `standing`, is the same before, in and after."""
+    """Where value is told (`status`) the lock answers; the plain books read as before the trade, so they never show
+    more than there was. What others decide by, `worstProfit`, `isEmpty` and `standing`, is the same before, in and
+    after."""
     s = _with_bitcoin(world, owned)
     token = turn_faulty(world, world.token_of("BTC"), 8)
     world.send(token.functions.setHook(attacker.address, b"go"), world.deployer)
     world.poke(s)
     v = s.vault.functions
     worst = world.view(v.worstProfit())
-    reads = [v.worstProfit(), v.isEmpty(), v.book(), v.positionOf(token.address), v.auctionQuote(token.address)]
+    reads = [v.worstProfit(), v.isEmpty(), v.book(), v.positionOf(world.token_of("ETH")), v.auctionQuote(token.address)]
     reads += [world.pool.functions.standing(s.vault.address, worst, 0), world.pool.functions.debtOf(s.agent_id)]
     before = [world.evm.call({"to": read.address, "data": read._encode_transaction_data()}) for read in reads]
     attacker.arm(reads)

@@ -62,7 +62,8 @@ def test_a_stranger_sandwiches_a_trade_that_asks_for_no_minimum(
 def test_an_agent_sandwiches_its_own_vault_until_it_is_stopped(
     world: World, attacker: Attacker, attack: Report
 ) -> None:
-    """The signing key is a contract that pushes, lets the vault trade and pulls back; a fourth time undoes all of it."""
+    """The signing key is a contract that pushes, lets the vault trade and pulls back; a fourth time undoes all of
+    it."""
     s = world.deploy_strategy(world.register_agent(signer=attacker.contract), assets=(CHEAP,))
     wealth, calls = attacker.wealth(CHEAP), []
     up, down = (usd(300_000), usd(490_000)), (eth(150), eth(243))

@@ -1,4 +1,5 @@
-"""What attacks on vaults and oracles share: an attacker's contract, tokens and pools of one's own, and sums of money."""
+"""What attacks on vaults and oracles share: an attacker's contract, tokens and pools of one's own, and sums of
+money."""
 
 from __future__ import annotations
 
@@ -18,7 +19,6 @@ from tests.contracts.vaults import MAX_UINT
 from tests.contracts.world import HOUR_S, Strategy, World, struct
 
 POOL_FEE = 500
-FEED_MODES = ("Answer", "Revert", "BurnGas", "ShortData", "OversizedRoundId", "Empty")
 
 
 def dollars(amount: int | Decimal, *, decimals: int = 6) -> str:
@@ -84,7 +84,8 @@ class Attacker:
         return s.vault.functions.trade(struct(self.world.order(s, amount_in, buy=buy, **over)))
 
     def sandwich(self, trade: Any, push: int, *, buy: bool, symbol: str, before: Sequence[Any] = ()) -> list[Any]:
-        """The calls before, and then: push the pool the way the vault trades, the vault's trade, and all the way back."""
+        """The calls before, and then: push the pool the way the vault trades, the vault's trade, and all the way
+        back."""
         calls = [*before, self.swap(push, buy=buy, symbol=symbol), trade]
         answers = self.simulate(calls)
         moved = sum(int.from_bytes(answer, "big") for answer in answers[-2:])
@@ -162,15 +163,6 @@ class Listing:
             market._add_liquidity(asset, price_usd, Decimal(liquidity_usd))
         self._remember(asset)
         return asset
-
-
-def set_mode(world: World, feed: Contract, mode: str) -> None:
-    """What a `FaultyFeed` does from now on."""
-    world.send(feed.functions.setMode(FEED_MODES.index(mode)), world.deployer)
-
-
-def gas_cost(receipts: Sequence[Any]) -> int:
-    return sum(receipt["gasUsed"] for receipt in receipts)
 
 
 def fund_bidder(world: World, s: Strategy, bidder: Account | None = None) -> None:

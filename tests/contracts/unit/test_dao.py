@@ -34,6 +34,7 @@ ACTIVE, HALTED = 0, 2
 Manifest = dict[str, Any]
 Propose = Callable[[World, Manifest], int]
 Refusal = tuple[str, dict[str, Any]]
+MAX_VOTING_S = 30 * 86_400
 NEW_ARTEFACT = Web3.keccak(text="artefact v2")
 
 
@@ -774,6 +775,9 @@ def deploy_dao(world: World, **changes: int) -> Any:
         {"grace_s": 0},
         {"voting_delay_s": 0},
         {"last_stretch_s": GOVERNANCE.voting_period_s + 1},
+        {"voting_delay_s": MAX_VOTING_S + 1},
+        {"voting_period_s": MAX_VOTING_S + 1},
+        {"proposal_threshold_wei": GOVERNANCE.quorum_floor_wei + 1},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -818,15 +822,18 @@ def test_tools_that_know_the_governor_of_openzeppelin_find_what_they_look_for(wo
 
 
 @pytest.mark.parametrize(
-    ("setter", "before"),
+    ("setter", "before", "after"),
     [
-        ("setVotingDelay", GOVERNANCE.voting_delay_s),
-        ("setVotingPeriod", GOVERNANCE.voting_period_s),
-        ("setProposalThreshold", GOVERNANCE.proposal_threshold_wei),
+        ("setVotingDelay", GOVERNANCE.voting_delay_s, 1),
+        ("setVotingDelay", GOVERNANCE.voting_delay_s, MAX_VOTING_S),
+        ("setVotingPeriod", GOVERNANCE.voting_period_s, GOVERNANCE.last_stretch_s),
+        ("setVotingPeriod", GOVERNANCE.voting_period_s, MAX_VOTING_S),
+        ("setProposalThreshold", GOVERNANCE.proposal_threshold_wei, 0),
+        ("setProposalThreshold", GOVERNANCE.proposal_threshold_wei, GOVERNANCE.quorum_floor_wei),
     ],
 )
-def test_settings_change_by_vote_only(world: World, setter: str, before: int):
-    call = world.dao.functions[setter](5)
+def test_settings_change_by_vote_only(world: World, setter: str, before: int, after: int):
+    call = world.dao.functions[setter](after)
     for who in (world.proposer, world.deployer, world.guardian):
         with world.reverts("GovernorOnlyExecutor", account=who.address):
             world.send(call, who)
@@ -835,7 +842,25 @@ def test_settings_change_by_vote_only(world: World, setter: str, before: int):
         world.as_timelock(call)
     name = setter.removeprefix("set")
     events = world.pass_proposal(world.propose([call]))
-    assert one(events, f"{name}Set") == {f"old{name}": before, f"new{name}": 5}
+    assert one(events, f"{name}Set") == {f"old{name}": before, f"new{name}": after}
+
+
+@pytest.mark.parametrize(
+    ("setter", "value"),
+    [
+        ("setVotingDelay", 0),
+        ("setVotingDelay", MAX_VOTING_S + 1),
+        ("setVotingPeriod", GOVERNANCE.last_stretch_s - 1),
+        ("setVotingPeriod", MAX_VOTING_S + 1),
+        ("setProposalThreshold", GOVERNANCE.quorum_floor_wei + 1),
+    ],
+)
+def test_no_vote_can_end_all_votes(world: World, setter: str, value: int):
+    """Votes that never begin, last for ever or can't be called; or that nobody has time to cast."""
+    proposal_id = world.propose([world.dao.functions[setter](value)])
+    pass_vote(world, proposal_id)
+    with world.reverts("DaoInvalidSettings"):
+        world.queue(proposal_id)
 
 
 def test_the_governor_takes_no_ether(world: World):

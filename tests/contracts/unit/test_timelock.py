@@ -140,6 +140,15 @@ def test_a_vote_changes_the_delay(world: World):
     assert eta_s(world, later) == world.now_s() + 2 * DAY_S
 
 
+def test_no_delay_is_longer_than_a_month_whatever_was_voted(world: World):
+    """Or one vote, or one slip in a unit, could lock everything for ever."""
+    update = world.timelock.functions.updateDelay(2**255)
+    world.pass_proposal(world.propose([update]))
+    assert world.view(world.timelock.functions.getMinDelay()) == 30 * DAY_S
+    proposal_id = queued(world)
+    assert world.view(world.dao.functions.proposalEta(proposal_id)) == world.now_s() + 30 * DAY_S
+
+
 def test_the_timelock_holds_nothing(world: World):
     world.pass_proposal(world.propose_strategy(world.manifest(world.register_agent())))
     for token in (world.token, world.quote):

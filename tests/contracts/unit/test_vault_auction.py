@@ -339,6 +339,7 @@ def test_a_later_halt_is_an_auction_of_its_own(world: World, halted: Desk) -> No
     assert offer(world, halted) == (0, 0, 0)
     world.travel(HOUR_S)
     halt(world, halted.s)
+    world.new_round()
     # A quarter of what is held now.
     assert offer(world, halted) == (eth("46.875"), usd(93_750), 0)
     assert one(bid(world, halted), "AuctionFilled")["amount"] == eth("46.875")

@@ -339,17 +339,38 @@ def test_below_its_worst_case_a_vault_is_worth_what_it_is_worth(world: World, de
 
 
 def test_a_deposit_below_both_slippage_caps_reduces_until_it_is_there_again(world: World) -> None:
-    """(1 % + 3 %) of value: what can be taken before the DAO can react."""
+    """1 % and 3 % of value, each rounded up: what can be taken before the DAO can react."""
     agent_id = world.register_agent(deposit=usd(40_000))
     desk = Desk(world, agent_id=agent_id)
     assert condition(world, desk.s) == FINE
     allocate(world, desk.s, 1)
     assert condition(world, desk.s) == reducing(Reason.DEPOSIT)
-    assert world.status(desk.s).requiredDeposit == usd(40_000) + 1
-    world.market.give_quote(world.controller, 1)
-    world.send(world.quote.functions.approve(world.d.agents, 1), world.controller)
-    world.send(world.agents.functions.postDeposit(agent_id, 1), world.controller)
+    assert world.status(desk.s).requiredDeposit == usd(40_000) + 2
+    world.market.give_quote(world.controller, 2)
+    world.send(world.quote.functions.approve(world.d.agents, 2), world.controller)
+    world.send(world.agents.functions.postDeposit(agent_id, 2), world.controller)
     assert condition(world, desk.s) == FINE
+
+
+def test_what_slippage_took_stays_covered_when_value_leaves_until_it_could_have_decayed(world: World, desk: Desk) -> None:
+    desk.buy(usd(100_000), eth("49.75"))  # 500 below the oracle
+    recall(world, desk.s, world.book.quote)
+    recall(world, desk.s, world.token_of("ETH"))
+    assert world.status(desk.s).value == 0
+    assert world.status(desk.s).requiredDeposit == usd(500)
+    traded_at = guard(world, desk.s).slippage.updatedAt
+    world.evm.travel_to(traded_at + RULES.slippage_decay_s - 1)
+    assert world.status(desk.s).requiredDeposit == usd(500)
+    world.evm.travel_to(traded_at + RULES.slippage_decay_s)
+    assert world.status(desk.s).requiredDeposit == 0
+
+
+def test_what_slippage_took_while_reducing_stays_covered_too(world: World, desk: Desk) -> None:
+    set_eth(world, 1750)
+    desk.sell(eth(100), usd(172_000))  # 3,000 below the oracle
+    recall(world, desk.s, world.book.quote)
+    recall(world, desk.s, world.token_of("ETH"))
+    assert world.status(desk.s).requiredDeposit == usd(3000)
 
 
 def test_a_gain_can_outgrow_the_deposit(world: World) -> None:
@@ -656,3 +677,16 @@ def test_an_emptied_vault_loses_nothing(world: World, desk: Desk) -> None:
     world.poke(desk.s)
     assert condition(world, desk.s) == FINE
     assert book(world, desk.s).units == 0
+
+
+def test_a_sale_while_only_unsettled_has_no_emergency_s_slippage(world: World, desk: Desk) -> None:
+    """Every window's end leaves each vault unsettled for a moment; that must not open the second allowance."""
+    world.to_next_window()
+    world.poke(desk.s)
+    world.to_window_end()
+    assert condition(world, desk.s) == reducing(Reason.UNSETTLED)
+    with world.reverts("VaultSlippageExceeded", shortfall=usd(120) + 1, allowed=usd(120)):
+        desk.sell(eth(10), usd(19_880) - 1)
+    desk.sell(eth(10), usd(19_880))
+    assert guard(world, desk.s).slippage.level == usd(120)
+    assert guard(world, desk.s).reduceSlippage.level == 0

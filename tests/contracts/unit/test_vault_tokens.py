@@ -148,6 +148,7 @@ def test_a_token_without_return_values_trades_leaves_and_is_auctioned(world: Wor
     halt(world, s)
     world.market.give_quote(world.bidder, usd(1_000_000))
     world.send(world.quote.functions.approve(s.vault.address, MAX_UINT), world.bidder)
+    world.new_round("T")
     filled = one(world.send(s.vault.functions.fillAuction(token.address, MAX_UINT), world.bidder), "AuctionFilled")
     assert world.market.balance(token.address, world.bidder) == filled["amount"] > 0
 
@@ -257,6 +258,7 @@ def test_a_token_calling_back_while_it_leaves_is_turned_away(world: World, list_
         recall(world, s, token.address, 1)
     else:
         f = s.vault.functions
+        world.new_round("T")
         call = f.skim(token.address) if flow == "skim" else f.fillAuction(token.address, MAX_UINT)
         world.send(call, world.bidder)
     assert_turned_away(world, token)

@@ -13,7 +13,7 @@ import pytest
 
 from agents.localnet import feeds
 from agents.localnet.evm import Account
-from tests.contracts.vaults import Desk, book, guard, limits, never_decay, tighten
+from tests.contracts.vaults import Desk, book, guard, limits, never_decay, tighten, turn_faulty
 from tests.contracts.world import (
     ANY,
     CEILINGS,
@@ -316,9 +316,18 @@ def test_drawdown_after_a_trade_counts_from_a_peak_that_nobody_has_persisted(wor
 
 def test_a_venue_that_takes_more_than_was_offered_is_refused(world: World, desk: Desk) -> None:
     desk.fill(usd(100_000) + 1, eth(50))
-    too_much = {"token": world.book.quote, "held": usd(100_000), "needed": usd(100_000) + 1}
-    with world.reverts("VaultInsufficientHoldings", **too_much):
+    too_much = {"spender": desk.venue.address, "allowance": usd(100_000), "needed": usd(100_000) + 1}
+    with world.reverts("ERC20InsufficientAllowance", **too_much):
         world.buy(desk.s, usd(100_000))
+
+
+def test_a_token_that_takes_more_than_was_offered_is_refused(world: World, desk: Desk) -> None:
+    token = turn_faulty(world, world.book.quote, 6)
+    burn = token.functions.burn(desk.s.vault.address, 1)._encode_transaction_data()
+    world.send(token.functions.setHook(token.address, burn), world.deployer)
+    too_much = {"token": token.address, "held": usd(100_000), "needed": usd(100_000) + 1}
+    with world.reverts("VaultInsufficientHoldings", **too_much):
+        desk.buy(usd(100_000), eth(50))
 
 
 def test_a_venue_that_pays_less_than_it_says_is_measured(world: World, desk: Desk) -> None:
@@ -393,7 +402,7 @@ def test_a_ceiling_looser_than_the_strategy_s_limit_changes_nothing(world: World
 
 
 def rounds_of(world: World, *symbols: str) -> list[dict[str, Any]]:
-    """The price points a trade must name now: the quote token's first, then each listed asset's."""
+    """The price points a trade must name now: the quote token's first, then those of the assets held or traded."""
     book, points = world.book, []
     for symbol in (book.quote_symbol, *symbols):
         is_quote = symbol == book.quote_symbol
@@ -435,7 +444,7 @@ def test_the_ledger_says_what_happened(world: World, buy: bool) -> None:
         # For the vault: what it gave rounds up, what it got rounds down.
         "shortfall": quote_side - worth if buy else worth + 1 - quote_side,
         "netAssetValue": world.status(s).value,
-        "prices": rounds_of(world, "ETH", "BTC"),
+        "prices": rounds_of(world, "ETH"),
     }
     assert paid == amount_in
     assert 0 < trade["shortfall"] < quote_side * LIMITS.max_trade_slippage_bps // 10_000

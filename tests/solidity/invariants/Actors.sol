@@ -31,6 +31,7 @@ abstract contract Actors is Ghosts {
     bytes[] private _attacks;
     address[] private _attacked;
     uint256 private _madeUp;
+    mapping(address vault => mapping(address token => uint256)) private _soldAt;
 
     modifier as_(bytes32 name) {
         verb = name;
@@ -64,6 +65,11 @@ abstract contract Actors is Ghosts {
         _listAttacks();
         _provideFor(bidder, eth.token);
         _provideFor(bidder, btc.token);
+    }
+
+    /// @dev forge likes small numbers; what an actor chooses by the higher bits should vary as well.
+    function _mixed(uint256 seed) private pure returns (uint256) {
+        return uint256(keccak256(abi.encode(seed))) >> 1;
     }
 
     /// @dev Nothing to do for this actor now: forge discards the act, which counts neither as done nor as refused.
@@ -102,16 +108,19 @@ abstract contract Actors is Ghosts {
     // ------------------------------------------------------------------------ market
 
     function timePasses(uint256 seed) external as_("timePasses") {
+        seed = _mixed(seed);
         _maybeHeal(seed);
         travel(_bound(seed >> 16, 60, seed % 4 == 0 ? 3 days : 3 hours));
     }
 
     /// @notice Time without a round: first ETH and BTC go stale, after a day the quote token too.
     function feedsFallSilent(uint256 seed) external as_("feedsFallSilent") {
+        seed = _mixed(seed);
         vm.warp(block.timestamp + _bound(seed, 1 hours, seed % 3 == 0 ? 30 hours : 3 hours));
     }
 
     function priceMoves(uint256 seed, uint256 move) external as_("priceMoves") {
+        seed = _mixed(seed);
         Asset memory asset = _anyAsset(seed);
         uint256 bps = seed % 8 == 0 ? _bound(move, 7000, 14_000) : _bound(move, 9300, 10_700);
         uint256 price = uint256(marketPrice[asset.aggregator]) * bps / 10_000;
@@ -122,6 +131,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice Somebody pushes the pool away from the market's price; an arbitrageur may come later.
     function poolMoves(uint256 seed, uint256 move) external as_("poolMoves") {
+        seed = _mixed(seed);
         Asset memory asset = _anyAsset(seed);
         if (seed % 3 == 0) {
             if (faultOf[asset.aggregator] == Fault.NONE && faultOf[quoteAggregator] == Fault.NONE) arbitrage(asset);
@@ -135,6 +145,7 @@ abstract contract Actors is Ghosts {
     }
 
     function feedBreaks(uint256 seed) external as_("feedBreaks") {
+        seed = _mixed(seed);
         if (seed >> 16 & 3 != 0) _nothingToDo(); // or nothing else would be tried
         FeedAggregator feed = [eth.aggregator, btc.aggregator, quoteAggregator][seed % 3];
         faultOf[feed] = Fault(1 + (seed >> 8) % 3);
@@ -160,6 +171,7 @@ abstract contract Actors is Ghosts {
     // ------------------------------------------------------------------------- trader
 
     function buys(uint256 seed, uint256 amount) external as_("buys") {
+        seed = _mixed(seed);
         Strategy memory s = _running(seed);
         Asset memory asset = _assetOf(s, seed);
         if (seed >> 5 & 1 == 0) _heal();
@@ -177,6 +189,7 @@ abstract contract Actors is Ghosts {
     }
 
     function sells(uint256 seed, uint256 amount) external as_("sells") {
+        seed = _mixed(seed);
         (Strategy memory s, Asset memory asset) = _whereHeld(seed);
         uint256 most = held(s, asset.token);
         if (most == 0) _nothingToDo();
@@ -222,21 +235,20 @@ abstract contract Actors is Ghosts {
         uint256 assetNow = _balance(asset.token, address(s.vault));
         uint256 spent = buy_ ? quoteBefore - quoteNow : worth(asset, assetBefore - assetNow);
         uint256 got = buy_ ? worth(asset, assetNow - assetBefore) : quoteNow - quoteBefore;
-        if (tradedReasons == 0) {
-            _checkSlippage(s, spent, got);
-            _checkLimits(s, spent);
-            uint256 weight = worth(asset, held(s, asset.token));
-            uint256 largest = s.vault.status().value * _effective(s).maxPositionBps / 10_000;
-            _promise(!buy_ || weight <= largest + 1, "T3: a buy past the largest weight");
-        } else {
-            _checkReduceSlippage(s, spent, got);
-        }
+        // An unsettled window alone is no reason to let a sale lose more.
+        if (tradedReasons & ~Reasons.UNSETTLED == 0) _checkSlippage(s, spent, got);
+        else _checkReduceSlippage(s, spent, got);
+        if (tradedReasons != 0) return;
+        _checkLimits(s, spent, got);
+        uint256 weight = worth(asset, held(s, asset.token));
+        uint256 largest = s.vault.status().value * _effective(s).maxPositionBps / 10_000;
+        _promise(!buy_ || weight <= largest + 1, "T3: a buy past the largest weight");
     }
 
     function _checkSlippage(Strategy memory s, uint256 spent, uint256 got) private {
         Limits memory l = _effective(s);
         _promise(spent <= got + spent * l.maxTradeSlippageBps / 10_000 + 1, "T1: a trade lost more than its slippage");
-        uint256 cap = s.vault.status().value * l.maxCumulativeSlippageBps / 10_000;
+        uint256 cap = _valueBefore(s, spent, got) * l.maxCumulativeSlippageBps / 10_000;
         bool within = spent <= got || s.vault.guard().slippage.level <= cap;
         _promise(within, "T1: all trades together lost more than the sum allows");
     }
@@ -244,13 +256,18 @@ abstract contract Actors is Ghosts {
     function _checkReduceSlippage(Strategy memory s, uint256 spent, uint256 got) private {
         Limits memory l = _effective(s);
         _promise(spent <= got + spent * l.maxReduceSlippageBps / 10_000 + 1, "T1: a sale lost more than its slippage");
-        (, uint256 value) = valueOf(s);
-        uint256 cap = value * l.maxReduceCumulativeSlippageBps / 10_000;
+        uint256 cap = _valueBefore(s, spent, got) * l.maxReduceCumulativeSlippageBps / 10_000;
         bool within = spent <= got || s.vault.guard().reduceSlippage.level <= cap;
         _promise(within, "T1: all sales together lost more than the sum allows");
     }
 
-    function _checkLimits(Strategy memory s, uint256 spent) private {
+    /// @dev Sums and turnover are shares of what the vault was worth before the trade; two base units for rounding.
+    function _valueBefore(Strategy memory s, uint256 spent, uint256 got) private view returns (uint256 value) {
+        (, value) = valueOf(s);
+        value = value + spent + 2 - got;
+    }
+
+    function _checkLimits(Strategy memory s, uint256 spent, uint256 got) private {
         Limits memory l = _effective(s);
         IStrategyVault.Status memory now_ = s.vault.status();
         uint16 forbidden = Reasons.DAY_LOSS | Reasons.DRAWDOWN | Reasons.HALTED;
@@ -259,12 +276,14 @@ abstract contract Actors is Ghosts {
         uint256 trades = ++activeTradesOn[address(s.vault)][day];
         uint256 turnover = activeTurnoverOn[address(s.vault)][day] += spent;
         _promise(trades <= l.maxTradesPerDay, "T4: more trades than a day has");
-        _promise(turnover <= now_.value * l.maxDailyTurnoverBps / 10_000, "T4: more turnover than a day has");
+        uint256 most = _valueBefore(s, spent, got) * l.maxDailyTurnoverBps / 10_000;
+        _promise(turnover <= most, "T4: more turnover than a day has");
     }
 
     // -------------------------------------------------------------- observer and settler
 
     function pokes(uint256 seed) external as_("pokes") {
+        seed = _mixed(seed);
         _poke(_one(seed));
     }
 
@@ -274,6 +293,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice Into the next observation window, or on in the open one.
     function toWindow(uint256 seed) external as_("toWindow") {
+        seed = _mixed(seed);
         _maybeHeal(seed);
         uint256 startS = epochStartS(currentEpoch());
         if (currentEpoch() == 0 || block.timestamp >= startS + WINDOW_S) startS += EPOCH_S;
@@ -283,6 +303,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice Closes what is due; when nothing is, the next window is observed for one strategy only, and closed.
     function closes(uint256 seed) external as_("closes") {
+        seed = _mixed(seed);
         Strategy memory s;
         for (uint256 i; i < fleet.length; ++i) {
             s = _one(seed + i);
@@ -313,6 +334,7 @@ abstract contract Actors is Ghosts {
     }
 
     function applies(uint256 seed) external as_("applies") {
+        seed = _mixed(seed);
         Strategy memory s = _one(seed);
         for (uint256 i; i < fleet.length && !account(s).pending; ++i) {
             s = _one(seed + i);
@@ -328,6 +350,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice A whole settlement of everybody: what is pending, the next window, its end, the results.
     function settlesAll(uint256 seed, uint256 move) external as_("settlesAll") {
+        seed = _mixed(seed);
         _settleAll(seed % 2 == 0 ? _bound(move, 9800, 10_200) : 10_000);
     }
 
@@ -359,16 +382,17 @@ abstract contract Actors is Ghosts {
 
     /// @notice Whoever may buys, the market moves, and everybody is settled: a season of gains or of losses.
     function seasonPasses(uint256 seed, uint256 move) external as_("seasonPasses") {
+        seed = _mixed(seed);
         _settleAll(10_000);
         for (uint256 i; i < fleet.length; ++i) {
             Strategy memory s = fleet[i];
             Asset memory asset = _assetOf(s, seed);
             (, uint256 value) = valueOf(s);
-            uint256 size = value * 15 / 100;
+            uint256 size = value * (seed % 3 == 0 ? 40 : 15) / 100;
             bool room = worth(asset, held(s, asset.token)) < size && s.vault.book().quoteHeld > size;
             if (s.vault.status().reasons == 0 && room && size > 1e6) _trades(s, asset, true, size);
         }
-        uint256 bps = _bound(move, 8000, 12_500);
+        uint256 bps = _bound(move, seed % 4 == 0 ? 5000 : 8000, 12_500);
         marketPrice[eth.aggregator] = int256(_bound(uint256(marketPrice[eth.aggregator]) * bps / 10_000, 10e8, 1e13));
         marketPrice[btc.aggregator] = int256(_bound(uint256(marketPrice[btc.aggregator]) * bps / 10_000, 10e8, 1e13));
         _settleAll(10_000);
@@ -377,6 +401,7 @@ abstract contract Actors is Ghosts {
     // ----------------------------------------------------------------------- claimants
 
     function claims(uint256 seed) external as_("claims") {
+        seed = _mixed(seed);
         Strategy memory s = _one(seed);
         for (uint256 i; i < fleet.length; ++i) {
             s = _one(seed + i);
@@ -396,12 +421,14 @@ abstract contract Actors is Ghosts {
     }
 
     function claimsBounty(uint256 seed) external as_("claimsBounty") {
+        seed = _mixed(seed);
         _act(seed % 4 == 0 ? relayer : observer, address(pool), abi.encodeCall(pool.claimBounty, ()));
     }
 
     // ---------------------------------------------------------------- controllers of agents
 
     function postsBond(uint256 seed, uint256 amount) external as_("postsBond") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         address owner = agents.ownerOf(agentId);
         uint256 has = token.balanceOf(owner);
@@ -412,6 +439,7 @@ abstract contract Actors is Ghosts {
     }
 
     function withdrawsBond(uint256 seed, uint256 amount) external as_("withdrawsBond") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         uint256 most = pool.releasableBond(agentId);
         amount = _bound(amount, 0, seed % 8 == 0 ? most + 1 : most);
@@ -425,6 +453,7 @@ abstract contract Actors is Ghosts {
     }
 
     function postsDeposit(uint256 seed, uint256 amount) external as_("postsDeposit") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         amount = _bound(amount, 1, 100_000e6);
         address owner = agents.ownerOf(agentId);
@@ -435,6 +464,7 @@ abstract contract Actors is Ghosts {
     }
 
     function withdrawsDeposit(uint256 seed, uint256 amount) external as_("withdrawsDeposit") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         uint256 has = agents.agentOf(agentId).deposit;
         address vault = pool.vaultOf(agentId);
@@ -453,6 +483,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice The agent's token and its stake change hands.
     function transfersAgent(uint256 seed) external as_("transfersAgent") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         address from = agents.ownerOf(agentId);
         address to = from == owners[0] ? owners[1] : owners[0];
@@ -461,12 +492,14 @@ abstract contract Actors is Ghosts {
     }
 
     function rotatesKey(uint256 seed) external as_("rotatesKey") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         bytes memory call = abi.encodeCall(agents.setSigningKey, (agentId, keys[(seed >> 8) % 2]));
         _act(agents.ownerOf(agentId), address(agents), call);
     }
 
     function registers(uint256 seed) external as_("registers") {
+        seed = _mixed(seed);
         if (agentIds.length >= 6) _nothingToDo();
         _register(owners[seed % 2], keys[seed % 2], _bound(seed >> 8, 2_000 ether, 30_000 ether), 30_000e6);
     }
@@ -490,6 +523,7 @@ abstract contract Actors is Ghosts {
     // ---------------------------------------------------- what a vote decides, done at once
 
     function deploys(uint256 seed) external as_("deploys") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         for (uint256 i; i < agentIds.length && strategies.liveStrategyOf(agentId) != 0; ++i) {
             agentId = agentIds[(seed + i) % agentIds.length];
@@ -511,6 +545,7 @@ abstract contract Actors is Ghosts {
     }
 
     function updates(uint256 seed) external as_("updates") {
+        seed = _mixed(seed);
         Strategy memory s = _running(seed);
         StrategyManifest memory m = strategies.manifestOf(strategies.strategyOf(s.id).version);
         m.updates = s.id;
@@ -542,6 +577,7 @@ abstract contract Actors is Ghosts {
     }
 
     function allocates(uint256 seed, uint256 amount) external as_("allocates") {
+        seed = _mixed(seed);
         Strategy memory s = _running(seed);
         (uint256 priceBefore, int256 profitBefore, bool first) = _neutral(s);
         (, uint256 available) = treasury.outflowOf(address(quote));
@@ -553,6 +589,7 @@ abstract contract Actors is Ghosts {
     }
 
     function recalls(uint256 seed, uint256 amount) external as_("recalls") {
+        seed = _mixed(seed);
         (Strategy memory s, address what, uint256 most) = _somethingHeld(seed);
         amount = seed % 5 == 0 ? most : _bound(amount, 0, most / 2 + 1);
         bytes memory call = _recallCall(s, what, amount, seed % 4);
@@ -603,11 +640,13 @@ abstract contract Actors is Ghosts {
     }
 
     function halts(uint256 seed) external as_("halts") {
+        seed = _mixed(seed);
         if (seed % 3 != 0) _nothingToDo(); // a market alone halts often enough
         _asTimelock(address(strategies), abi.encodeCall(strategies.halt, (_running(seed >> 8).id)));
     }
 
     function resumes(uint256 seed) external as_("resumes") {
+        seed = _mixed(seed);
         Strategy memory s = _running(seed);
         for (uint256 i; i < fleet.length && s.vault.guard().reasons & 130 == 0; ++i) {
             s = _running(seed + i);
@@ -617,18 +656,21 @@ abstract contract Actors is Ghosts {
     }
 
     function writesOff(uint256 seed) external as_("writesOff") {
+        seed = _mixed(seed);
         (Strategy memory s, Asset memory asset) = _whereHeld(seed);
-        if (seed % 5 != 0 || held(s, asset.token) == 0) _nothingToDo(); // rare: it is a loss
+        if (seed % 3 != 0 || held(s, asset.token) == 0) _nothingToDo(); // rare: it is a loss
         _asTimelock(address(strategies), abi.encodeCall(strategies.writeOff, (s.id, asset.token)));
     }
 
     function retires(uint256 seed) external as_("retires") {
+        seed = _mixed(seed);
         if (seed % 4 != 0) _nothingToDo(); // or nobody would be left
         _asTimelock(address(strategies), abi.encodeCall(strategies.retire, (_running(seed >> 8).id)));
     }
 
     /// @notice Recalls all that a retiring strategy has, and finishes when a window has passed.
     function finishesRetirement(uint256 seed) external as_("finishesRetirement") {
+        seed = _mixed(seed);
         for (uint256 i; i < fleet.length; ++i) {
             Strategy memory s = _one(seed + i);
             if (strategies.strategyOf(s.id).stage != IStrategyRegistry.Stage.RETIRING) continue;
@@ -649,6 +691,7 @@ abstract contract Actors is Ghosts {
     }
 
     function amendsConstitution(uint256 seed) external as_("amendsConstitution") {
+        seed = _mixed(seed);
         if (seed % 2 == 0) {
             Limits memory l = _scaled(_bound(seed >> 8, 60, 100));
             ceilingsHash = _hash(l);
@@ -667,6 +710,7 @@ abstract contract Actors is Ghosts {
     }
 
     function budgets(uint256 seed, uint256 amount) external as_("budgets") {
+        seed = _mixed(seed);
         uint256 kind = seed % 5;
         if (kind == 0) {
             amount = _bound(amount, pool.sumOfCaps() * 9 / 10, 2 * BUDGET);
@@ -688,6 +732,7 @@ abstract contract Actors is Ghosts {
     }
 
     function spends(uint256 seed, uint256 amount) external as_("spends") {
+        seed = _mixed(seed);
         if (seed % 3 == 0) {
             uint208 cap = uint208(_bound(amount, 1_000_000e6, 12_000_000e6));
             _asTimelock(address(treasury), abi.encodeCall(treasury.setOutflowCap, (address(quote), cap)));
@@ -699,6 +744,7 @@ abstract contract Actors is Ghosts {
     }
 
     function punishes(uint256 seed, uint256 amount) external as_("punishes") {
+        seed = _mixed(seed);
         uint64 agentId = _agent(seed);
         if (seed % 2 == 0) {
             amount = _bound(amount, 0, agents.agentOf(agentId).bond / 4);
@@ -712,6 +758,7 @@ abstract contract Actors is Ghosts {
     // ------------------------------------------------------------------ proposals and votes
 
     function proposes(uint256 seed) external as_("proposes") {
+        seed = _mixed(seed);
         _propose(seed);
     }
 
@@ -741,6 +788,7 @@ abstract contract Actors is Ghosts {
     }
 
     function votes(uint256 seed) external as_("votes") {
+        seed = _mixed(seed);
         if (proposals.length == 0) _nothingToDo();
         (uint256 id, bool found) = _proposalIn(seed, IGovernor.ProposalState.Active);
         if (!found) {
@@ -759,6 +807,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice Lets a proposal's next date come and moves it on.
     function movesProposal(uint256 seed) external as_("movesProposal") {
+        seed = _mixed(seed);
         (uint256 id, bool found) = _proposalIn(seed, IGovernor.ProposalState.Succeeded);
         if (!found) {
             (id, found) = _proposalIn(seed, IGovernor.ProposalState.Queued);
@@ -777,6 +826,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice A proposal's whole way: made, voted, queued, executed.
     function decides(uint256 seed) external as_("updates") {
+        seed = _mixed(seed);
         uint256 id = _propose(seed);
         travelTo(dao.proposalSnapshot(id) + 1);
         bytes memory call = abi.encodeWithSignature("voteStrategy(uint256)", id);
@@ -791,6 +841,7 @@ abstract contract Actors is Ghosts {
     }
 
     function cancels(uint256 seed) external as_("cancels") {
+        seed = _mixed(seed);
         (uint256 id, bool found) = _proposalIn(seed, IGovernor.ProposalState.Pending);
         if (!found) _nothingToDo();
         _act(proposer, address(dao), abi.encodeWithSignature("cancel(uint256)", id));
@@ -806,6 +857,7 @@ abstract contract Actors is Ghosts {
     // --------------------------------------------------------------------------- guardian
 
     function guards(uint256 seed) external as_("guards") {
+        seed = _mixed(seed);
         uint64 duration = uint64(_bound(seed >> 8, 1, 7 days));
         address vault = address(_one(seed >> 80).vault);
         uint256 kind = seed % 5;
@@ -838,15 +890,16 @@ abstract contract Actors is Ghosts {
     // --------------------------------------------------------------------- bidder and donor
 
     function bids(uint256 seed) external as_("bids") {
-        (Strategy memory s, Asset memory asset) = _whereHeld(seed);
+        seed = _mixed(seed);
+        (Strategy memory s, Asset memory asset) = (_one(seed), eth);
         for (uint256 i; i < fleet.length; ++i) {
-            Strategy memory other = _one(seed + i);
-            Asset memory found = held(other, eth.token) > 0 ? eth : btc;
-            if (other.vault.guard().haltedAt != 0 && held(other, found.token) > 0) (s, asset) = (other, found);
+            s = _one(seed + i);
+            asset = held(s, eth.token) > 0 ? eth : btc;
+            if (s.vault.guard().haltedAt != 0 && held(s, asset.token) > 0) break;
         }
         if (s.vault.guard().haltedAt == 0 || held(s, asset.token) == 0) _nothingToDo();
         uint256 heldBefore = held(s, asset.token);
-        if (seed % 8 != 0) travel(_bound(seed >> 16, 1, 5 hours)); // a lot is sold at a round after the halt, or the last
+        if (seed % 8 != 0) _laterAndWell(seed); // a lot is sold at a round after the halt, or the last
         vm.prank(bidder);
         quote.approve(address(s.vault), type(uint256).max);
         bytes memory call = abi.encodeCall(s.vault.fillAuction, (asset.token, type(uint256).max));
@@ -854,9 +907,20 @@ abstract contract Actors is Ghosts {
         uint256 least = 10_000 - constitution.rules().auctionMaxDiscountBps;
         _promise(paid * 10_000 >= worth(asset, amount) * least, "T9: sold below the largest discount");
         _promise(heldBefore - held(s, asset.token) == amount, "T9: a lot that is not what the books say");
+        (,,, uint256 roundAt,) = asset.feed.latestRoundData();
+        uint256 soldAt = _soldAt[address(s.vault)][asset.token];
+        bool newer = roundAt > soldAt && roundAt > s.vault.guard().haltedAt;
+        _promise(newer, "T9: one round sold two lots, or one of before the halt");
+        _soldAt[address(s.vault)][asset.token] = block.timestamp;
+    }
+
+    function _laterAndWell(uint256 seed) private {
+        travel(_bound(seed >> 16, 1, 5 hours));
+        _maybeHeal(seed);
     }
 
     function donates(uint256 seed, uint256 amount) external as_("donates") {
+        seed = _mixed(seed);
         address what = [address(quote), eth.token, btc.token][seed % 3];
         address to = address(_one(seed >> 8).vault);
         if (seed % 5 == 0) (what, to) = (address(quote), address(agents));
@@ -868,6 +932,7 @@ abstract contract Actors is Ghosts {
     }
 
     function skims(uint256 seed) external as_("skims") {
+        seed = _mixed(seed);
         Strategy memory s = _one(seed >> 8);
         address what = [address(quote), eth.token, btc.token][seed % 3];
         uint256 before = _balance(what, address(treasury));
@@ -880,6 +945,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice Calls what is not its to call; nothing may succeed.
     function attacks(uint256 seed) external as_("attacks") {
+        seed = _mixed(seed);
         for (uint256 i; i < 6; ++i) {
             _attack((seed + i) % (_attacks.length + 9), seed);
         }
@@ -970,7 +1036,8 @@ abstract contract Actors is Ghosts {
         _list(address(dao), abi.encodeCall(dao.setProposalThreshold, (0)));
         _list(address(dao), abi.encodeCall(dao.relay, (attacker, 0, "")));
         _list(address(dao), abi.encodeCall(dao.updateTimelock, (timelock)));
-        _list(address(venue), abi.encodeCall(venue.uniswapV3SwapCallback, (1, 0, abi.encode(vault, quote, eth.token, uint64(500)))));
+        bytes memory payer = abi.encode(vault, quote, eth.token, uint64(POOL_FEE));
+        _list(address(venue), abi.encodeCall(venue.uniswapV3SwapCallback, (1, 0, payer)));
         bytes memory transfer = abi.encodeCall(IERC20.transferFrom, (vault, attacker, 1));
         _list(address(quote), transfer);
         _list(address(vaultImplementation), abi.encodeCall(vaultImplementation.halt, ()));
@@ -989,6 +1056,7 @@ abstract contract Actors is Ghosts {
 
     /// @notice Whatever the state is: the treasury can have everything back, and only what is transferable stays.
     function recallsEverythingOnTrial(uint256 seed) external as_("recallsEverythingOnTrial") {
+        seed = _mixed(seed);
         _onTrial(_one(seed));
     }
 

@@ -40,8 +40,6 @@ abstract contract Ghosts is World {
         bool pending;
         int256 pendingMove;
         uint256 lastPaidAt;
-        uint256 bounties; // of the window that `bountyEpoch` names
-        uint256 bountyEpoch;
     }
 
     /// @dev What a vault looked like after the last act.
@@ -222,7 +220,8 @@ abstract contract Ghosts is World {
         _promise(!grew || boughtActive, "T5: exposure grew without a purchase by an ACTIVE vault");
         _promise(before.haltedAt == 0 || now_.nonce == before.nonce, "T6: a halted vault traded");
         bool resumed = verb == "resumes";
-        _promise(resumed || before.haltedAt == 0 || now_.haltedAt == before.haltedAt, "T6: a halt ended without a vote");
+        bool stillHalted = before.haltedAt == 0 || now_.haltedAt == before.haltedAt;
+        _promise(resumed || stillHalted, "T6: a halt ended without a vote");
         _promise(resumed || !before.latched || now_.latched, "T7: a drawdown ended without a vote");
         bool begins = before.units == 0;
         _promise(resumed || begins || now_.peak >= before.peak, "T7: the peak fell without a vote");

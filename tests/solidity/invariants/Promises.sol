@@ -90,12 +90,9 @@ contract Promises is Actors {
         Limits memory own = v.s.vault.limits();
         Limits memory c = constitution.ceilings();
         IStrategyVault.Guard memory g = v.s.vault.guard();
-        uint256 required = _cover(v.value, Math.min(own.maxCumulativeSlippageBps, c.maxCumulativeSlippageBps), g.slippage)
-            + _cover(
-                v.value,
-                Math.min(own.maxReduceCumulativeSlippageBps, c.maxReduceCumulativeSlippageBps),
-                g.reduceSlippage
-            );
+        uint256 bps = Math.min(own.maxCumulativeSlippageBps, c.maxCumulativeSlippageBps);
+        uint256 reduceBps = Math.min(own.maxReduceCumulativeSlippageBps, c.maxReduceCumulativeSlippageBps);
+        uint256 required = _cover(v.value, bps, g.slippage) + _cover(v.value, reduceBps, g.reduceSlippage);
         assertEq(v.status.requiredDeposit, required, "G7: the deposit that is required");
     }
 

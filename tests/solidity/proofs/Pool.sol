@@ -130,8 +130,7 @@ contract PoolWords is PoolWorld {
         difference |= uint128(b.account[4]) ^ uint128(account.pendingMove);
         uint256 last = account.vestUpdatedAt | uint256(account.vestEndsAt) << 64 | uint256(account.agentId) << 128;
         last |= uint256(account.nextEpoch) << 192;
-        last |= (account.live ? 1 << 224 : 0) | (account.pending ? 1 << 232 : 0);
-        difference |= uint240(b.account[3] ^ last) & ~((uint256(0xfefe)) << 224);
+        difference |= uint224(b.account[3] ^ last);
         assert(difference == 0);
     }
 }
@@ -230,5 +229,68 @@ contract PoolConservation is PoolWorld {
         vm.prank(caller);
         pool.withdraw(amount);
         _assertConserved(a, _books());
+    }
+}
+
+/// @title No double claim, and the signed account
+contract PoolClaims is PoolWorld {
+    /// The same vested tokens are never paid twice: a second claim, while the vault's standing is as it was, pays nothing.
+    function check_a_second_claim_pays_nothing(address caller, address again) external {
+        vm.prank(caller);
+        pool.claim(address(vault));
+        vm.prank(again);
+        (bool ok,) = address(pool).call(abi.encodeCall(pool.claim, (address(vault))));
+        assert(!ok);
+    }
+
+    /// A bounty is paid once.
+    function check_a_second_claim_of_a_bounty_pays_nothing() external {
+        vm.prank(observer);
+        pool.claimBounty();
+        vm.prank(observer);
+        assert(pool.claimBounty() == 0);
+    }
+
+    /// A result that was applied can't be applied again.
+    function check_a_result_is_applied_once(uint64 agentId, int256 pnl, int256 again) external {
+        vm.assume(pool.vaultOf(agentId) == address(vault));
+        pool.applyResult(agentId, pnl);
+        (bool ok,) = address(pool).call(abi.encodeCall(pool.applyResult, (agentId, again)));
+        assert(!ok);
+    }
+
+    /// One step of the telescoping sum, from any account: a gain pays exactly rate x the account's move out of the
+    /// earmark, whatever `free` adds to it again, and takes nothing.
+    function check_a_gain_pays_exactly_rate_times_the_move(uint64 agentId, int256 pnl) external {
+        vm.assume(pool.vaultOf(agentId) == address(vault) && pnl > 0);
+        Books memory a = _books();
+        pool.applyResult(agentId, pnl);
+        Books memory b = _books();
+        unchecked {
+            int256 move = int256(int128(int256(b.account[0] >> 128))) - int256(int128(int256(a.account[0] >> 128)));
+            uint256 paid = _owedToAgent(b) - _owedToAgent(a);
+            uint256 rate = uint128(a.account[0]);
+            assert(move == pnl);
+            assert(paid == rate * uint256(uint128(uint256(move))));
+        }
+    }
+
+    /// The move that a window freezes lies between the account and the window: never above the lowest profit observed,
+    /// never below the highest.
+    function check_a_window_moves_the_account_into_its_range() external {
+        IRewardPool.Account memory a = pool.accountOf(address(vault));
+        IRewardPool.Window memory w = pool.windowOf(address(vault));
+        vm.assume(w.lowest <= w.highest);
+        int256 move = pool.closeWindow(address(vault));
+        int256 account = int256(a.credited) + move;
+        assert(move <= 0 || account <= w.lowest);
+        assert(move >= 0 || account == w.highest);
+        assert(move != 0 || account <= w.highest);
+    }
+
+    function _owedToAgent(Books memory b) private pure returns (uint256) {
+        unchecked {
+            return uint128(b.account[2]) + (b.account[2] >> 128);
+        }
     }
 }

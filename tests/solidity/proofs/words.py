@@ -223,7 +223,7 @@ class Arithmetic:
     def lt(self, a: Word, b: Word) -> Word:
         if a.hi < b.lo:
             return constant(1)
-        if a.lo >= b.hi:
+        if a.lo >= b.hi or _key(a) == _key(b):
             return constant(0)
         return boolean(a.value < b.value)
 
@@ -308,14 +308,23 @@ def feasible(constraints: Sequence[z3.BoolRef], timeout_ms: int = 1_000) -> bool
     return solver.check() != z3.unsat
 
 
-def run(code: bytes, selector: bytes, arguments: Sequence[Word], assumptions: Sequence[z3.BoolRef] = ()) -> list[Path]:
-    """Every path of one call."""
-    bounds = []
+def run(
+    code: bytes,
+    selector: bytes,
+    arguments: Sequence[Word],
+    assumptions: Sequence[z3.BoolRef] = (),
+    after: Path | None = None,
+) -> list[Path]:
+    """Every path of one call, or of one that follows `after` and shares its terms."""
+    start = after.fork(z3.BoolVal(True)) if after else Path([])
+    start.pc, start.stack, start.memory = 0, [], {}
+    bounds = start.constraints
     for word in arguments:
         if not word.known:
             bounds += [word.value >= word.lo, word.value <= word.hi]
     jumps = _jump_destinations(code)
-    waiting, done = [Path([*bounds, *assumptions])], []
+    bounds += assumptions
+    waiting, done = [start], []
     while waiting:
         path = waiting.pop()
         _follow(code, jumps, selector, arguments, path, waiting)
@@ -456,9 +465,9 @@ def prove(
     timeout_s: int = 20,
 ) -> tuple[str, z3.ModelRef | None]:
     """`proved`, `refuted` with a counterexample, or `unknown`. First without saying what the products are products of."""
-    for definitions in ([], [x * y == term for x, y, term in products]):
+    for definitions, limit_s in (([], 2), ([x * y == term for x, y, term in products], timeout_s)):
         solver = z3.Solver()
-        solver.set("timeout", timeout_s * 1_000)
+        solver.set("timeout", limit_s * 1_000)
         solver.add(*constraints, *definitions, z3.Not(claim))
         answer = solver.check()
         if answer == z3.unsat:

@@ -171,11 +171,29 @@ contract AgentRegistryTest is Unit {
         assertEq(agents.agentOf(agentId).bond, 49_990 ether);
     }
 
-    function test_no_more_is_slashed_than_there_is() public asTimelock {
+    function test_the_pool_seizes_no_more_than_there_is() public {
+        vm.prank(address(pool));
         vm.expectRevert(
             fails(IAgentRegistry.AgentRegistryNotReleasable.selector, agentId, 50_001 ether, 50_000 ether)
         );
+        agents.seizeBond(agentId, 50_001 ether);
+    }
+
+    function test_a_vote_on_more_stake_than_is_left_takes_what_is_left() public {
+        uint256 before = token.balanceOf(address(treasury));
+        vm.startPrank(address(timelock));
+        vm.expectEmit(address(agents));
+        emit IAgentRegistry.BondSeized(agentId, address(treasury), 50_000 ether);
         agents.slashBond(agentId, 50_001 ether);
+        assertEq(token.balanceOf(address(treasury)), before + 50_000 ether);
+        assertEq(agents.agentOf(agentId).bond, 0);
+
+        before = quote.balanceOf(address(treasury));
+        vm.expectEmit(address(agents));
+        emit IAgentRegistry.DepositAwarded(agentId, address(treasury), 60_000e6);
+        agents.awardDeposit(agentId, 60_000e6 + 1);
+        assertEq(quote.balanceOf(address(treasury)), before + 60_000e6);
+        assertEq(agents.agentOf(agentId).deposit, 0);
     }
 
     // Deposit
@@ -208,11 +226,6 @@ contract AgentRegistryTest is Unit {
         vm.prank(controller);
         vm.expectRevert(fails(IAgentRegistry.AgentRegistryNotReleasable.selector, agentId, 1, 0));
         agents.withdrawDeposit(agentId, 1);
-    }
-
-    function test_no_more_is_awarded_than_there_is() public asTimelock {
-        vm.expectRevert(fails(IAgentRegistry.AgentRegistryNotReleasable.selector, agentId, 60_000e6 + 1, 60_000e6));
-        agents.awardDeposit(agentId, 60_000e6 + 1);
     }
 
     function test_an_award_goes_into_the_live_vault_as_capital() public {

@@ -127,7 +127,7 @@ contract ConstitutionTest is Unit {
         _expectInvalid(r, "gapAllowanceBps");
     }
 
-    function test_a_vote_changes_therules() public {
+    function test_a_vote_changes_the_rules() public {
         Rules memory r = rules();
         (r.auctionLotBps, r.minBond) = (BPS, 0);
         vm.expectEmit(address(constitution));

@@ -291,12 +291,15 @@ contract DaoTest is Unit {
     // Settings
 
     function test_settings_that_could_not_work_are_refused() public {
-        for (uint256 i; i < 4; ++i) {
+        for (uint256 i; i < 7; ++i) {
             MARKETFLOW_DAO.Settings memory s = settings();
             if (i == 0) s.quorumBps = 10_001;
             if (i == 1) s.graceS = 0;
             if (i == 2) s.votingDelayS = 0;
-            if (i == 3) s.lastStretchS = s.votingPeriodS + 1;
+            if (i == 3) s.votingDelayS = 30 days + 1;
+            if (i == 4) s.lastStretchS = s.votingPeriodS + 1;
+            if (i == 5) s.votingPeriodS = 30 days + 1;
+            if (i == 6) s.proposalThreshold = s.quorumFloor + 1;
             vm.expectRevert(fails(MARKETFLOW_DAO.DaoInvalidSettings.selector));
             _deploy(s);
         }
@@ -313,6 +316,43 @@ contract DaoTest is Unit {
         assertEq(deployed.lastStretchS(), 12 hours);
     }
 
+    function test_a_vote_changes_the_votes_to_come_within_bounds() public {
+        _passChange(abi.encodeCall(dao.setVotingDelay, (30 days)));
+        assertEq(dao.votingDelay(), 30 days);
+        _passChange(abi.encodeCall(dao.setVotingPeriod, (12 hours)));
+        assertEq(dao.votingPeriod(), 12 hours);
+        _passChange(abi.encodeCall(dao.setProposalThreshold, (100_000 ether)));
+        assertEq(dao.proposalThreshold(), 100_000 ether);
+    }
+
+    function test_no_vote_ends_all_votes() public {
+        bytes memory invalid = fails(MARKETFLOW_DAO.DaoInvalidSettings.selector);
+        vm.startPrank(address(timelock));
+        vm.expectRevert(invalid);
+        dao.setVotingDelay(0);
+        vm.expectRevert(invalid);
+        dao.setVotingDelay(30 days + 1);
+        vm.expectRevert(invalid);
+        dao.setVotingPeriod(12 hours - 1);
+        vm.expectRevert(invalid);
+        dao.setVotingPeriod(30 days + 1);
+        vm.expectRevert(invalid);
+        dao.setProposalThreshold(100_000 ether + 1);
+        timelock.updateDelay(365 days);
+        assertEq(timelock.getMinDelay(), 30 days, "cut to what is bearable");
+    }
+
+    function test_nobody_but_a_vote_changes_the_votes_to_come() public {
+        bytes memory unauthorized = fails(IGovernor.GovernorOnlyExecutor.selector, address(this));
+        vm.expectRevert(unauthorized);
+        dao.setVotingDelay(2 hours);
+        vm.expectRevert(unauthorized);
+        dao.setVotingPeriod(2 days);
+        vm.expectRevert(unauthorized);
+        dao.setProposalThreshold(1 ether);
+        assertEq(timelock.getMinDelay(), 1 days);
+    }
+
     // Helpers
 
     function _deploy(MARKETFLOW_DAO.Settings memory s) private returns (MARKETFLOW_DAO) {
@@ -322,6 +362,10 @@ contract DaoTest is Unit {
     /// @dev Something harmless to vote on.
     function _proposal() private returns (uint256) {
         return propose(address(treasury), abi.encodeCall(treasury.fundBounties, (1 ether)), "more bounties");
+    }
+
+    function _passChange(bytes memory data) private {
+        passProposal(propose(address(dao), data, "other settings"));
     }
 
     function _succeeded() private returns (uint256 id) {

@@ -6,17 +6,9 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IStrategyVault} from "contracts/interfaces/IStrategyVault.sol";
 import {ITradeLedger, TradeId} from "contracts/interfaces/ITradeLedger.sol";
 import {StrategyManifest} from "contracts/libraries/Types.sol";
+import {FaultyToken} from "contracts/mocks/FaultyToken.sol";
 import {FaultyVenue} from "contracts/mocks/FaultyVenue.sol";
-import {MockToken} from "contracts/mocks/MockToken.sol";
 import {Unit} from "./Unit.sol";
-
-/// @notice Takes one base unit from the sender on top of every transfer.
-contract SenderFeeToken is MockToken("", "", 6) {
-    function _update(address from, address to, uint256 amount) internal override {
-        super._update(from, to, amount);
-        if (from != address(0) && to != address(0)) super._update(from, address(0), 1);
-    }
-}
 
 /// @notice What one trade must pass: the order, the market, and every limit, to the base unit.
 /// @dev `s` trades on Uniswap; `told`'s venue fills as told, so that a limit can be met exactly.
@@ -140,7 +132,9 @@ contract VaultTradeTest is Unit {
     }
 
     function test_a_token_may_not_take_more_than_was_ordered() public {
-        vm.etch(address(quote), address(new SenderFeeToken()).code); // its proxy was changed
+        vm.etch(address(quote), address(new FaultyToken("", "", 6)).code); // its proxy was changed
+        FaultyToken taking = FaultyToken(address(quote)); // one base unit of the vault's with every transfer
+        taking.setHook(address(taking), abi.encodeCall(taking.burn, (address(told.vault), 1)));
         _fill(100_000e6, 50 ether);
         _expectRefused(
             told,
@@ -324,6 +318,40 @@ contract VaultTradeTest is Unit {
         assertEq(s.vault.guard().nonce, 2);
         assertEq(s.vault.guard().tradesToday, 1, "sales that reduce are not counted");
         assertGt(s.vault.guard().reduceSlippage.level, 0);
+    }
+
+    function test_while_a_window_is_unsettled_a_sale_may_lose_no_more_than_on_any_day() public {
+        _fill(100_000e6, 50 ether);
+        buy(told, 100_000e6);
+        toNextWindow();
+        toWindowEnd();
+        assertEq(reasonsOf(told), UNSETTLED);
+        _fill(10 ether, 19_880e6 - 1); // 0.6 % of 20,000 dollars, and one base unit
+        _expectRefused(
+            told,
+            order(told, eth.token, false, 10 ether),
+            fails(IStrategyVault.VaultSlippageExceeded.selector, 120e6 + 1, 120e6)
+        );
+        _fill(10 ether, 19_880e6);
+        sell(told, 10 ether);
+        assertEq(told.vault.guard().slippage.level, 120e6);
+        assertEq(told.vault.guard().reduceSlippage.level, 0);
+    }
+
+    function test_in_an_emergency_a_sale_may_lose_more() public {
+        _fill(500_000e6, 250 ether);
+        buy(told, 500_000e6);
+        setPrice(eth, 1780e8); // a loss of the day
+        _fill(10 ether, 17_444e6 - 1); // 2 % of 17,800 dollars, and one base unit
+        _expectRefused(
+            told,
+            order(told, eth.token, false, 10 ether),
+            fails(IStrategyVault.VaultSlippageExceeded.selector, 356e6 + 1, 356e6)
+        );
+        _fill(10 ether, 17_444e6);
+        sell(told, 10 ether);
+        assertEq(told.vault.guard().reduceSlippage.level, 356e6);
+        assertEq(told.vault.guard().slippage.level, 0);
     }
 
     function test_nothing_trades_that_has_no_price() public {

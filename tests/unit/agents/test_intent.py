@@ -104,16 +104,24 @@ def test_selling_everything_counts_rounded_up_as_the_guard_counts_it() -> None:
 # Reducing
 
 
-@pytest.mark.parametrize("state", [VaultState.REDUCING, VaultState.HALTED])
+@pytest.mark.parametrize(
+    ("state", "reasons", "least_usd"),
+    [
+        (VaultState.REDUCING, Reason.DAY_LOSS, 392_000),
+        (VaultState.REDUCING, Reason.DAY_LOSS | Reason.UNSETTLED, 392_000),
+        (VaultState.REDUCING, Reason.UNSETTLED, 397_600),  # no emergency: the limit of every day
+        (VaultState.HALTED, Reason.HALTED, 392_000),
+    ],
+)
 @pytest.mark.parametrize("decision", [wants(6000), wants(4000, reason=WITHIN_DEADBAND), wants(0)])
 def test_a_vault_that_may_only_reduce_sells_everything_whatever_is_wanted(
-    state: VaultState, decision: Decision
+    state: VaultState, reasons: Reason, least_usd: int, decision: Decision
 ) -> None:
-    vault = holding(200, 600_000, state=state, turnover_today=2_000_000 * USD)
+    vault = holding(200, 600_000, state=state, reasons=int(reasons), turnover_today=2_000_000 * USD)
     intent = plan_intent(vault, ETH, decision)
     assert intent is not None
     assert (intent.is_buy, intent.amount_in) == (False, 200 * WAD)
-    assert intent.min_amount_out == 392_000 * USD, "its own slippage limit of 2 % applies"
+    assert intent.min_amount_out == least_usd * USD
 
 
 def test_a_vault_that_may_only_reduce_and_holds_nothing_plans_nothing() -> None:
@@ -166,7 +174,7 @@ def vaults(draw: st.DrawFn) -> VaultReading:
     state = draw(st.sampled_from([VaultState.ACTIVE, VaultState.ACTIVE, VaultState.REDUCING]))
     asset = position(amount=held, unit=unit)
     asset = type(asset)(token=ETH, unit=unit, amount=held, price_wad=price_wad, round=asset.round)
-    vault = reading(asset, quote_held=draw(st.integers(0, 10**13)), limits=limits, state=state)
+    vault = reading(asset, quote_held=draw(st.integers(0, 10**13)), limits=limits, state=state, reasons=int(state is VaultState.REDUCING))
     spent = draw(st.integers(0, vault.value * limits["max_daily_turnover_bps"] // BPS + 1))
     return reading(asset, quote_held=vault.quote_held, limits=limits, state=state, turnover_today=spent)
 
