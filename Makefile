@@ -6,14 +6,19 @@ PYTHON ?= python3.11 python3.12 python3
 SOLC ?= auto
 DEMO_ARGS ?=
 TEST_ARGS ?=
+# What is given to the tool of that verb, such as MUTATE_ARGS="--minutes 60" or FUZZ_ARGS="--seed 7".
+FUZZ_ARGS ?=
+MUTATE_ARGS ?= --sample 150 --seed 1
+ECONOMY_ARGS ?=
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check demo artifacts gas brownie forge lock clean
+.PHONY: help install test check demo artifacts gas brownie forge lock clean \
+	attacks fuzz-fast fuzz prove mutate coverage slither economy
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## set up .venv, node_modules and the compiler (SOLC=auto|native|npm)
 	@for python in $(PYTHON); do \
@@ -32,6 +37,30 @@ check: install ## lint, artefacts up to date, dependencies consistent
 
 demo: install ## run the whole circle on a local chain (DEMO_ARGS="...")
 	@.venv/bin/ape run demo $(DEMO_ARGS)
+
+attacks: install ## act out every attack on the contracts: what it gains, what it costs, what stops it
+	@$(RUN) -m pytest tests/contracts/attacks -q
+
+fuzz-fast: install ## random actors against the protocol's invariants, for seconds
+	@$(RUN) tools/fuzz.py fast
+
+fuzz: install ## the same as a campaign: 1,024 runs, 100,000 for each property; resumes (FUZZ_ARGS="--seed 7")
+	@$(RUN) tools/fuzz.py campaign $(FUZZ_ARGS)
+
+prove: install ## prove arithmetic, pool and ledger with halmos and z3
+	@$(RUN) tools/prove.py
+
+coverage: install ## lines and branches of contracts/ that the Solidity tests reach
+	@$(RUN) tools/coverage.py
+
+slither: install ## static analysis; a finding is fixed or answered beside the code
+	@$(RUN) tools/slither.py
+
+mutate: install ## change the contracts, see whether a test notices; resumes (MUTATE_ARGS="--minutes 60")
+	@$(RUN) tools/mutate.py $(MUTATE_ARGS)
+
+economy: install ## a thousand agents, honest and not: what cheating earns (ECONOMY_ARGS="--quick")
+	@$(RUN) -m benchmarks.economy $(ECONOMY_ARGS)
 
 artifacts: install ## compile contracts/ into agents/abi/
 	@$(RUN) tools/build_artifacts.py

@@ -28,6 +28,8 @@ GAS = {
     "transfer": 60_000,
 }  # fmt: skip
 RATE = REWARD_RATE * USD / WAD  # tokens for a dollar of profit
+# Tokens (or dollars) that are shown as zero.
+DUST = 0.05
 # Known limitations, which docs/security.md describes: these are expected to pay.
 KNOWN_TO_PAY = frozenset({"self-dealing, nobody looks", "gap gambler"})
 GAMBLERS = ("random long", "random short", "doubles after losses", "many, the lucky one kept")
@@ -142,6 +144,8 @@ def _row(kind: str, against: str, outcomes: Sequence[Outcome], coins: Sequence[t
     tokens, dollars, gas, dao = (estimate([mean[i] for mean in means]) for i in range(4))
     total = estimate([t * TOKEN_USD + d - g for t, d, g, _ in means])
     beyond = estimate([(t - RATE * p) * TOKEN_USD + d - g for t, d, g, p in means])
+    unearned = estimate([t - RATE * p for t, _, _, p in means])
+    only_its_fee = dollars.mean == 0 and unearned.low < DUST
     return Row(
         kind=kind,
         against=against,
@@ -153,7 +157,9 @@ def _row(kind: str, against: str, outcomes: Sequence[Outcome], coins: Sequence[t
         total_usd=total,
         dao_usd=dao,
         beyond_fee_usd=beyond,
-        break_even=break_even(tokens, Estimate(dollars.mean - gas.mean, dollars.half)),
+        break_even=break_even(
+            Estimate(0.0, 0.0) if only_its_fee else tokens, Estimate(dollars.mean - gas.mean, dollars.half)
+        ),
     )
 
 
@@ -208,7 +214,10 @@ def assumptions() -> str:
 
 def format_table(report: Report) -> str:
     """The table for people: means with half their 95 % interval."""
-    lines = [f"Per agent. Assumed: {assumptions()}.", "At the end of a line: for which price of a token it would gain."]
+    lines = [
+        f"Per agent. Assumed: {assumptions()}.",
+        "At the end of a line: for which price of a token it would gain, more than its fee.",
+    ]
     lines += ["", "Cheats, against their honest twins in a fair market", _HEAD, *map(_line, report.cheats)]
     lines += ["", "Gamblers, beyond the market's moves", _HEAD, *map(_line, report.gamblers)]
     lines += ["", "Honest agents as they are, the market's moves included: beta is not skill", _HEAD[: -len(_JUDGED)]]
@@ -236,7 +245,7 @@ def _line(row: Row, judged: bool = True) -> str:
 
 
 def _show(e: Estimate) -> str:
-    if abs(e.mean) < 0.05 and e.half < 0.05:
+    if abs(e.mean) < DUST and e.half < DUST:
         return "0"
     digits = 0 if abs(e.mean) >= 100 else 1
     return f"{e.mean:+,.{digits}f} ± {e.half:,.{digits}f}"
@@ -273,11 +282,13 @@ def draw_picture(report: Report, path: Path) -> None:
     for y, row in enumerate(reversed(rows)):
         color = "tab:red" if row.pays else "tab:blue"
         left.errorbar(row.total_usd.mean, y, xerr=row.total_usd.half, fmt="o", color=color, markersize=5, capsize=3)
+        left.plot(row.beyond_fee_usd.mean, y, "o", markerfacecolor="none", color=color, markersize=9)
     left.set_yticks(range(len(rows)), [row.kind for row in reversed(rows)])
     left.axvline(0, color="black", linewidth=0.8)
     left.set_xscale("symlog", linthresh=10)
-    left.set_xlabel("dollars an agent, log beyond ±10; 95 % interval; gas included")
-    left.set_title(f"What a cheat or a gamble adds, at ${TOKEN_USD:g} a token (red: it pays)", fontsize=11)
+    left.margins(x=0.08)
+    left.set_xlabel("dollars an agent, log beyond ±10; 95 % interval; ○ beyond its fee for what the DAO gained")
+    left.set_title(f"What a cheat or a gamble adds, gas paid, at ${TOKEN_USD:g} a token (red: it pays)", fontsize=11)
     prices = [10 ** (exponent / 20) for exponent in range(-40, 41)]
     for row in rows:
         if row.break_even not in ("never", "always"):

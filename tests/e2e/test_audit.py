@@ -117,18 +117,41 @@ def test_a_trade_made_at_newer_rounds_than_it_was_decided_on_holds(agent: Agent)
     assert agent.audit(entry) == []
 
 
-@pytest.mark.parametrize("is_reverting", [False, True], ids=["new phase", "reverts"])
-def test_a_trade_beside_an_asset_whose_feed_says_nothing_holds(hire: Hire, is_reverting: bool) -> None:
-    """The ledger keeps zeros for its price: under the number of a phase without rounds, or under none."""
-    agent = hire(assets=("ETH", "BTC"))
-    world = agent.world
-    agent.bars(*[2000] * SPEC.lookback, *RISING)
+def silence_btc(world: World, is_reverting: bool) -> None:
     if is_reverting:
         world.send(faulty_feed(world, "BTC").functions.setMode(1), world.deployer)
     else:
         world.market.begin_phase("BTC")
+
+
+@pytest.mark.parametrize("is_reverting", [False, True], ids=["new phase", "reverts"])
+def test_a_trade_beside_an_asset_that_is_not_held_and_whose_feed_says_nothing_holds(
+    hire: Hire, is_reverting: bool
+) -> None:
+    """It has no part in the trade, so the ledger does not name it."""
+    agent = hire(assets=("ETH", "BTC"))
+    agent.bars(*[2000] * SPEC.lookback, *RISING)
+    silence_btc(agent.world, is_reverting)
     agent.run()
     [entry] = agent.entries()
+    assert agent.world.token_of("BTC") not in [point["token"] for point in entry.fields["prices"]]
+    assert agent.audit(entry) == []
+
+
+@pytest.mark.parametrize("is_reverting", [False, True], ids=["new phase", "reverts"])
+def test_a_sale_beside_an_asset_that_is_held_and_whose_feed_says_nothing_holds(
+    hire: Hire, is_reverting: bool
+) -> None:
+    """The ledger keeps zeros for its price: under the number of a phase without rounds, or under none."""
+    agent = hire(assets=("ETH", "BTC"))
+    world = agent.world
+    agent.bars(*[2000] * SPEC.lookback, *RISING)
+    agent.run()
+    world.buy(agent.strategy, usd(10_000), symbol="BTC")
+    silence_btc(world, is_reverting)
+    agent.run()
+    entry = agent.entries()[-1]
+    assert entry.fields["tokenIn"] == world.token_of("ETH")
     assert entry.fields["prices"][2]["roundId"] == (0 if is_reverting else 2 << 64)
     assert entry.fields["prices"][2]["answer"] == 0
     assert agent.audit(entry) == []

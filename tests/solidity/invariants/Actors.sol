@@ -387,12 +387,16 @@ abstract contract Actors is Ghosts {
         for (uint256 i; i < fleet.length; ++i) {
             Strategy memory s = fleet[i];
             Asset memory asset = _assetOf(s, seed);
+            if (s.vault.status().reasons != 0) continue;
             (, uint256 value) = valueOf(s);
-            uint256 size = value * (seed % 3 == 0 ? 40 : 15) / 100;
-            bool room = worth(asset, held(s, asset.token)) < size && s.vault.book().quoteHeld > size;
-            if (s.vault.status().reasons == 0 && room && size > 1e6) _trades(s, asset, true, size);
+            uint256 size = value * (seed % 3 == 0 ? 55 : 15) / 100;
+            uint256 room = value * _effective(s).maxPositionBps / 10_500;
+            if (room < size) size = room;
+            bool wanted = worth(asset, held(s, asset.token)) * 20 < size && s.vault.book().quoteHeld > size;
+            if (wanted && size > 1e6) _trades(s, asset, true, size);
         }
-        uint256 bps = _bound(move, seed % 4 == 0 ? 5000 : 8000, 12_500);
+        // Now and then a gap beyond what the collateral covers.
+        uint256 bps = _bound(move, seed % 4 == 0 ? 3000 : 8000, 12_500);
         marketPrice[eth.aggregator] = int256(_bound(uint256(marketPrice[eth.aggregator]) * bps / 10_000, 10e8, 1e13));
         marketPrice[btc.aggregator] = int256(_bound(uint256(marketPrice[btc.aggregator]) * bps / 10_000, 10e8, 1e13));
         _settleAll(10_000);

@@ -292,7 +292,7 @@ def below(calls: Calls) -> Iterator[Claim]:
     yield from returning(calls("isBelowBy", current, base, more), lambda got: got == 0)
 
 
-@proves("isBelowBy overflows nowhere in the declared range of its operands", "unit prices < 2^242, not above; any bps")
+@proves("isBelowBy overflows only where current or base x 10,000 does not fit 256 bits", "every current, base and bps")
 def below_overflow(calls: Calls) -> Iterator[Claim]:
     current, base, share = variable("current", WORD - 1), variable("base", WORD - 1), variable("bps", WORD - 1)
     for path in calls("isBelowBy", current, base, share):
@@ -349,7 +349,7 @@ def decay_monotone(_calls: Calls) -> Iterator[Claim]:
     yield [d >= 1, is_floor(q, x, d), is_floor(r, y, d), is_floor(u, x + y, d)], q + r <= u, ()
 
 
-@proves("the worst value is at most the value, and below the exact one by less than 3, never reverting", "value < 2^240, shares as the constitution admits them")
+@proves("the worst value is at most the value, never reverting", "value < 2^240, shares as the constitution admits them")
 def worst(calls: Calls) -> Iterator[Claim]:
     value, hard = variable("value", 2**240 - 1), variable("hard", 2**16 - 1)
     discount, gap = variable("discount", BPS - 1), variable("gap", BPS - 1)

@@ -302,7 +302,7 @@ class Arithmetic:
 
 def feasible(constraints: Sequence[z3.BoolRef], timeout_ms: int = 1_000) -> bool:
     """False only where z3 has shown that nothing satisfies them all."""
-    solver = z3.Solver()
+    solver = z3.SimpleSolver()
     solver.set("timeout", timeout_ms)
     solver.add(*constraints)
     return solver.check() != z3.unsat
@@ -465,13 +465,18 @@ def prove(
     timeout_s: int = 20,
 ) -> tuple[str, z3.ModelRef | None]:
     """`proved`, `refuted` with a counterexample, or `unknown`. First without saying what the products are products of."""
-    for definitions, limit_s in (([], 2), ([x * y == term for x, y, term in products], timeout_s)):
-        solver = z3.Solver()
+    exact = [x * y == term for x, y, term in products]
+    for make, definitions, limit_s in (
+        (z3.SimpleSolver, [], 2),
+        (lambda: z3.SolverFor("QF_NIA"), exact, timeout_s),
+        (z3.Solver, exact, timeout_s),
+    ):
+        solver = make()
         solver.set("timeout", limit_s * 1_000)
         solver.add(*constraints, *definitions, z3.Not(claim))
         answer = solver.check()
         if answer == z3.unsat:
             return "proved", None
-        if answer == z3.sat and (definitions or not products):
+        if answer == z3.sat and len(definitions) == len(products):
             return "refuted", solver.model()
     return "unknown", None

@@ -151,6 +151,12 @@ contract DaoTest is Unit {
 
     // Quorum and states
 
+    function test_the_clock_is_the_tokens_which_is_the_timestamp() public view {
+        assertEq(dao.clock(), block.timestamp);
+        assertEq(dao.clock(), token.clock());
+        assertEq(dao.CLOCK_MODE(), "mode=timestamp");
+    }
+
     function test_quorum_is_a_share_of_what_circulates_and_never_below_its_floor() public view {
         uint256 at = block.timestamp - 1;
         uint256 circulating = token.totalSupply() - token.getPastVotes(address(token), at);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from agents.constitution import review
 from agents.intent import BPS, Intent, plan_intent, weight_bps
 from offchain_rl.policy import NOTHING_TO_DO, REBALANCE, WITHIN_DEADBAND, Decision
-from oracle.vault_state import VaultReading, VaultState
+from oracle.vault_state import Reason, VaultReading, VaultState
 from tests.unit.oracle.readings import ARTEFACT_HASH, BTC, ETH, USD, WAD, position, reading
 
 
@@ -174,9 +175,10 @@ def vaults(draw: st.DrawFn) -> VaultReading:
     state = draw(st.sampled_from([VaultState.ACTIVE, VaultState.ACTIVE, VaultState.REDUCING]))
     asset = position(amount=held, unit=unit)
     asset = type(asset)(token=ETH, unit=unit, amount=held, price_wad=price_wad, round=asset.round)
-    vault = reading(asset, quote_held=draw(st.integers(0, 10**13)), limits=limits, state=state, reasons=int(state is VaultState.REDUCING))
+    reasons = int(Reason.DAY_LOSS) if state is VaultState.REDUCING else 0
+    vault = reading(asset, quote_held=draw(st.integers(0, 10**13)), limits=limits, state=state, reasons=reasons)
     spent = draw(st.integers(0, vault.value * limits["max_daily_turnover_bps"] // BPS + 1))
-    return reading(asset, quote_held=vault.quote_held, limits=limits, state=state, turnover_today=spent)
+    return replace(vault, turnover_today=spent)
 
 
 @settings(deadline=None)
