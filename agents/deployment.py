@@ -296,7 +296,7 @@ def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dic
 def deploy_code(
     chain: Chain, deployer: Contract, contract: str, arguments: tuple[Any, ...], *, salt: bytes, sender: Any
 ) -> str:
-    """Deploys one of our contracts through the `Deployer`, as a vault implementation or a venue has to be; its address."""
+    """Deploys one of our contracts through the `Deployer`, as implementations and venues must be; its address."""
     chain.send(deployer.functions.deploy(salt, _init_code(chain, contract, arguments)), sender)
     return str(chain.call(deployer.functions.addressOf(str(getattr(sender, "address", sender)), salt)))
 

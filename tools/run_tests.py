@@ -48,7 +48,9 @@ GROUPS = [
     Group(name="offchain_rl", tests=("tests/unit/offchain_rl",)),
     Group(name="agents", tests=("tests/unit/agents",)),
     Group(name="scripts", tests=("tests/unit/scripts",)),
-    Group(name="contracts", tests=("tests/contracts",)),
+    Group(name="contracts", tests=("tests/contracts/unit", "tests/contracts/test_*.py")),
+    Group(name="attacks", tests=("tests/contracts/attacks",)),
+    Group(name="fuzz", command=(PYTHON, "tools/fuzz.py", "fast")),
     Group(name="e2e", tests=("tests/e2e",)),
     Group(name="fork", tests=("tests/fork",)),
 ]

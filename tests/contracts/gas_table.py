@@ -137,7 +137,9 @@ def measure_trades(meter: Meter) -> None:
     world = meter.world
     both = ("ETH", "BTC")
     for row, listed, held in (
-        ("one asset", ("ETH",), ("ETH",)), ("one asset of two listed", both, ("ETH",)), ("two assets", both, both),
+        ("one asset", ("ETH",), ("ETH",)),
+        ("one asset of two listed", both, ("ETH",)),
+        ("two assets", both, both),
     ):  # fmt: skip
         with undone(world):
             strategy = world.deploy_strategy(assets=listed)

@@ -85,15 +85,16 @@ def test_every_one_is_named_by_a_test(kind: str) -> None:
     assert not missing, f"no test of tests/contracts names the {kind}s " + ", ".join(missing)
 
 
-def test_every_test_that_the_constitution_s_page_names_exists() -> None:
-    named = re.findall(r"`([\w/.]+\.py)::(\w+)`", (ROOT / "docs" / "constitution.md").read_text(encoding="utf-8"))
-    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in source_of(file)]
+@pytest.mark.parametrize(("page", "folder"), [("constitution", "unit"), ("security", "attacks")])
+def test_every_test_that_a_page_names_exists(page: str, folder: str) -> None:
+    named = re.findall(r"`([\w/.]+\.py)::(\w+)`", (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in source_of(file, folder)]
     assert len(named) > 30
     assert not missing, missing
 
 
-def source_of(file: str) -> str:
-    path = ROOT / file if "/" in file else TESTS / "unit" / file
+def source_of(file: str, folder: str) -> str:
+    path = ROOT / file if "/" in file else TESTS / folder / file
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 

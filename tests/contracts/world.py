@@ -18,7 +18,17 @@ from web3 import Web3
 from web3.contract import Contract
 
 from agents.contracts import EventLog, decode_logs
-from agents.deployment import Deployment, Feed, Genesis, Governance, Limits, Rewards, Rules, deploy_code, deploy_protocol
+from agents.deployment import (
+    Deployment,
+    Feed,
+    Genesis,
+    Governance,
+    Limits,
+    Rewards,
+    Rules,
+    deploy_code,
+    deploy_protocol,
+)
 from agents.localnet import feeds
 from agents.localnet.evm import Account, CallReverted, LocalEvm, TransactionReverted
 from agents.localnet.market import LocalMarket

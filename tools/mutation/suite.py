@@ -201,7 +201,7 @@ class Recorder:
 
     def _keep(self, frame: dict[str, Any]) -> None:
         to, data = frame.get("to"), frame.get("input", "0x").removeprefix("0x")
-        if frame["type"].startswith("CREATE"):
+        if frame.get("type", "").startswith("CREATE"):  # what waits to be mined has no frames
             created = next((n for n, code in self._creation.items() if code and data.startswith(code)), None)
             if created and to:
                 self._names[to] = created

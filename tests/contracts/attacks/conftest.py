@@ -17,7 +17,7 @@ class Report:
     lines: list[str] = field(default_factory=list)
 
     def outcome(self, *, gained: str, cost: str, stopped_by: str) -> None:
-        """`gained` and `cost` are figures the test has asserted, with units; `stopped_by` names the error or the rule."""
+        """`gained` and `cost`: figures that the test asserted, with units; `stopped_by`: the error or the rule."""
         self.lines.append(f"{self.name}: gained {gained}; cost {cost}; stopped by {stopped_by}")
 
 

