@@ -25,11 +25,11 @@ PROOFS = ROOT / "tests" / "solidity" / "proofs"
 VENV = ROOT / ".venv-prover"
 # Which proofs of which contract by halmos, the most seconds for each, and the range in words. Fast ones first.
 SYMBOLIC = [
-    ("LedgerProof", "any head, any caller, any trade of 0, 1, 2 or 9 prices", True, 120),
-    ("LedgerCollisions", "any heads, any trades of 0 to 2 prices, keccak taken to be without collisions", True, 120),
-    ("PoolWords", "any state", True, 60),
-    ("PoolConservation", "any state, any caller and arguments, any time below 2^40; one schedule", False, 600),
-    ("PoolClaims", "any state, any time below 2^40; one schedule", False, 600),
+    ("LedgerProof", "any head, any caller, any trade of 0, 1, 2 or 9 prices", True, 300),
+    ("LedgerCollisions", "any heads, any trades of 0 to 2 prices, keccak taken to be without collisions", True, 300),
+    ("PoolWords", "any state", True, 300),
+    ("PoolConservation", "any state, any caller and arguments, any time below 2^40; one schedule", False, 1800),
+    ("PoolClaims", "any state, any time below 2^40; one schedule", False, 1800),
 ]
 QUICK = re.compile(r"check_(setBudget|withdraw|releaseVault|fund|fundBounties|claimBounty|setCap|closeByVote)_")
 REMAPPINGS = ["@openzeppelin/contracts/", "@chainlink/contracts/", "@uniswap/v3-core/"]
@@ -189,7 +189,7 @@ def prove_by_halmos(root: Path, contract: str, check: str, over: str, limit_s: i
         *(VENV / "bin" / "halmos", "--root", root, "--contract", contract),
         *("--match-test", f"^{check}\\(", "--no-status", "--statistics", "--loop", "12"),
         *("--default-array-lengths", "0,1,2" if contract == "LedgerCollisions" else "0,1,2,9"),
-        *("--solver-timeout-assertion", "60s", "--solver-threads", "1"),
+        *("--solver-timeout-assertion", "300s", "--solver-threads", "1"),
     ]
     try:
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=limit_s)

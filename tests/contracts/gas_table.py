@@ -114,7 +114,7 @@ def measure_votes(meter: Meter) -> None:
 
 
 def measure_plain_votes(meter: Meter) -> None:
-    """The same votes in OpenZeppelin's Governor without extensions. An earlier proposal has been voted on by signature."""
+    """The same votes in OpenZeppelin's Governor without extensions; the later ballots on a second proposal."""
     world = meter.world
     governor = world.evm.deploy("PlainGovernor", world.d.token, sender=world.deployer)
     own = {"name": "PlainGovernor", "verifyingContract": governor.address}

@@ -15,8 +15,8 @@ HELD = usd(500_000)
 def test_a_captured_vote_sells_what_vaults_hold_at_a_feed_of_its_own_beyond_the_cap(
     world: World, strategy: Strategy, attack: Report
 ):
-    """A known limitation. One vote: a feed of the attacker's own for what the vault holds, a halt, and as much as may leave. The auction
-    then sells the vault's assets at the attacker's price. The allocation was counted, a month earlier."""
+    """A known limitation. One vote: a feed of the attacker's own for what the vault holds, a halt, and as much as may
+    leave. The auction then sells the vault's assets at the attacker's price. The allocation was counted a month ago."""
     world.buy(strategy, HELD)
     world.travel(31 * DAY_S)
     minority = attacker(world, QUORUM)

@@ -180,8 +180,10 @@ contract PoolConservation is PoolWorld {
         _assertConserved(a, _books());
     }
 
+    /// Where the agent's token is not owned by the pool itself: such a claim would leave its tokens here, owed to nobody.
     function check_claim_conserves(address caller) external {
         Books memory a = _books();
+        vm.assume(agents.controllerOf(uint64(a.account[3] >> 128)) != address(pool));
         vm.prank(caller);
         pool.claim(address(vault));
         _assertConserved(a, _books());
@@ -278,14 +280,17 @@ contract PoolClaims is PoolWorld {
     /// The move that a window freezes lies between the account and the window: never above the lowest profit observed,
     /// never below the highest.
     function check_a_window_moves_the_account_into_its_range() external {
-        IRewardPool.Account memory a = pool.accountOf(address(vault));
-        IRewardPool.Window memory w = pool.windowOf(address(vault));
-        vm.assume(w.lowest <= w.highest);
+        int256 account = int256(_word(address(pool), _slotOf(address(vault), 6))) >> 128;
+        int256 lowest = int256(_word(address(pool), _slotOf(address(vault), 7))) >> 128;
+        int256 highest = int128(int256(_word(address(pool), _slotOf(address(vault), 7) + 1)));
+        vm.assume(lowest <= highest);
         int256 move = pool.closeWindow(address(vault));
-        int256 account = int256(a.credited) + move;
-        assert(move <= 0 || account <= w.lowest);
-        assert(move >= 0 || account == w.highest);
-        assert(move != 0 || account <= w.highest);
+        unchecked {
+            account += move;
+        }
+        bool up = move > 0 && account <= lowest;
+        bool down = move < 0 && account == highest;
+        assert(up || down || (move == 0 && account <= highest));
     }
 
     function _owedToAgent(Books memory b) private pure returns (uint256) {
