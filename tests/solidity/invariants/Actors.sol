@@ -31,6 +31,7 @@ abstract contract Actors is Ghosts {
     bytes[] private _attacks;
     address[] private _attacked;
     uint256 private _madeUp;
+    uint256 private _ceilingPercent = 100; // of the genesis ceilings
     mapping(address vault => mapping(address token => uint256)) private _soldAt;
 
     modifier as_(bytes32 name) {
@@ -536,7 +537,7 @@ abstract contract Actors is Ghosts {
         StrategyManifest memory m = seed % 2 == 0 ? manifest(agentId) : manifestOfTwo(agentId);
         m.capital = _bound(seed >> 8, 0, 50_000e6);
         m.rewardCap = 2_000 ether;
-        m.limits = _scaled(_bound(seed >> 16, 30, seed % 5 == 0 ? 100 : 60));
+        m.limits = _scaled(_bound(seed >> 16, 20, seed % 5 == 0 ? 100 : _ceilingPercent));
         m.salt = bytes32(++_madeUp);
         _deploy(m);
     }
@@ -554,7 +555,7 @@ abstract contract Actors is Ghosts {
         StrategyManifest memory m = strategies.manifestOf(strategies.strategyOf(s.id).version);
         m.updates = s.id;
         m.artefactHash = keccak256(abi.encode(seed));
-        m.limits = _scaled(_bound(seed >> 16, 30, seed % 5 == 0 ? 100 : 60));
+        m.limits = _scaled(_bound(seed >> 16, 20, seed % 5 == 0 ? 100 : _ceilingPercent));
         m.rewardCap = uint128(_bound(seed >> 24, m.rewardRate, 8_000 ether));
         m.capital = 0;
         m.salt = bytes32(++_madeUp);
@@ -697,7 +698,8 @@ abstract contract Actors is Ghosts {
     function amendsConstitution(uint256 seed) external as_("amendsConstitution") {
         seed = _mixed(seed);
         if (seed % 2 == 0) {
-            Limits memory l = _scaled(_bound(seed >> 8, 60, 100));
+            _ceilingPercent = _bound(seed >> 8, 25, 100);
+            Limits memory l = _scaled(_ceilingPercent); // often below what runs
             ceilingsHash = _hash(l);
             _asTimelock(address(constitution), abi.encodeCall(constitution.setCeilings, (l)));
             return;
@@ -774,7 +776,7 @@ abstract contract Actors is Ghosts {
         if (kind == 0) {
             StrategyManifest memory m = strategies.manifestOf(strategies.strategyOf(s.id).version);
             (m.updates, m.capital, m.salt) = (s.id, 0, bytes32(_madeUp));
-            m.limits = _scaled(_bound(seed >> 16, 30, seed % 5 == 0 ? 100 : 60));
+            m.limits = _scaled(_bound(seed >> 16, 20, seed % 5 == 0 ? 100 : _ceilingPercent));
             call = abi.encodeCall(dao.proposeStrategy, (m, why));
         } else if (kind == 1) {
             IStrategyRegistry.RecallItem[] memory items = new IStrategyRegistry.RecallItem[](1);
