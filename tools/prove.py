@@ -100,7 +100,7 @@ def check_expressions(contracts: Path) -> None:
 
 
 def build(root: Path, contracts: Path, *, lemmas: bool) -> Path:
-    """A project of its own: the contracts, the proofs, and with `lemmas` the short Math in the place of the library's."""
+    """A project of its own: the contracts, the proofs, and with `lemmas` the short Math in the library's place."""
     for source, target in ((contracts, root / "contracts"), (PROOFS, root / "tests" / "solidity" / "proofs")):
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(".cache", "__pycache__"))

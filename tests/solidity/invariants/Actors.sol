@@ -138,11 +138,8 @@ abstract contract Actors is Ghosts {
             if (faultOf[asset.aggregator] == Fault.NONE && faultOf[quoteAggregator] == Fault.NONE) arbitrage(asset);
             return;
         }
-        (uint160 now_,,,,,,) = asset.pool.slot0();
-        uint160 target = uint160(uint256(now_) * _bound(move, 9960, 10_040) / 10_000);
-        if (target == now_) _nothingToDo();
-        bool zeroForOne = target < now_;
-        swapInPool(arbitrageur, asset, zeroForOne != (asset.token < address(quote)), 1e27, target);
+        if (answerOf(asset.aggregator) <= 0 || answerOf(quoteAggregator) <= 0) _nothingToDo();
+        _pushPool(asset, seed >> 12 & 1 == 0, _bound(move, 0, 80));
     }
 
     function feedBreaks(uint256 seed) external as_("feedBreaks") {
@@ -195,6 +192,38 @@ abstract contract Actors is Ghosts {
         uint256 most = held(s, asset.token);
         if (most == 0) _nothingToDo();
         _trades(s, asset, false, seed % 4 == 0 ? most : _bound(amount, 1, seed % 8 == 1 ? most + 1 : most));
+    }
+
+    /// @notice An agent that trades against itself: each time it pushes the pool as far as the slippage limit lets it.
+    function bleeds(uint256 seed) external as_("bleeds") {
+        seed = _mixed(seed);
+        Strategy memory s = _running(seed);
+        Asset memory asset = _assetOf(s, seed);
+        _heal();
+        if (s.vault.status().reasons == Reasons.UNSETTLED) _settleAll(10_000);
+        (bool known, uint256 value) = valueOf(s);
+        if (!known || value < 1000e6 || s.vault.status().reasons != 0) _nothingToDo();
+        for (uint256 i; i <= seed % 6; ++i) {
+            if (i % 3 == 2) travel(1 days); // or the day's turnover would be the end of it
+            bool buy_ = worth(asset, held(s, asset.token)) * 10 < value;
+            uint256 slippageBps = _effective(s).maxTradeSlippageBps;
+            _pushPool(asset, buy_, slippageBps > 8 ? slippageBps - 8 : 1); // the pool's fee and the trade's own impact
+            uint256 size = value * _effective(s).maxPositionBps / 11_000;
+            if (size > s.vault.book().quoteHeld) size = s.vault.book().quoteHeld;
+            _trades(s, asset, buy_, buy_ ? size : held(s, asset.token));
+        }
+        arbitrage(asset);
+    }
+
+    /// @dev To `bps` above or below the market's price.
+    function _pushPool(Asset memory asset, bool up, uint256 bps) private {
+        (uint160 now_,,,,,,) = asset.pool.slot0();
+        bool higher = up == (asset.token < address(quote));
+        uint256 market = targetSqrt(asset);
+        uint160 target = uint160(higher ? market * (20_000 + bps) / 20_000 : market * 20_000 / (20_000 + bps));
+        if (target == now_) return;
+        bool zeroForOne = target < now_;
+        swapInPool(arbitrageur, asset, zeroForOne != (asset.token < address(quote)), 1e27, target);
     }
 
     /// @dev A strategy that holds something and what it holds, if there is one.
@@ -663,7 +692,7 @@ abstract contract Actors is Ghosts {
     function writesOff(uint256 seed) external as_("writesOff") {
         seed = _mixed(seed);
         (Strategy memory s, Asset memory asset) = _whereHeld(seed);
-        if (seed % 3 != 0 || held(s, asset.token) == 0) _nothingToDo(); // rare: it is a loss
+        if (seed % 2 != 0 || held(s, asset.token) == 0) _nothingToDo(); // rare: it is a loss
         _asTimelock(address(strategies), abi.encodeCall(strategies.writeOff, (s.id, asset.token)));
     }
 

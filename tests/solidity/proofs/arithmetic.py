@@ -71,9 +71,7 @@ def returning(paths: Sequence[Path], claim: Callable[[z3.ArithRef | int], z3.Boo
             yield path.constraints, claim(path.returned[0].value), path.products
 
 
-def reverting_only(
-    paths: Sequence[Path], code: str, condition: z3.BoolRef
-) -> Iterator[Claim]:
+def reverting_only(paths: Sequence[Path], code: str, condition: z3.BoolRef) -> Iterator[Claim]:
     """A path that reverts does so with `code` where `condition` holds, and one that returns where it does not."""
     for path in paths:
         if path.returned is None:
@@ -163,9 +161,11 @@ def parts(calls: Calls) -> Iterator[Claim]:
                 distributes = product_of(third, whole, price) == product_of(third, a, price) + product_of(
                     third, b, price
                 )
-                yield [whole.value == a.value + b.value], (
-                    whole.value * price.value == a.value * price.value + b.value * price.value
-                ), ()
+                yield (
+                    [whole.value == a.value + b.value],
+                    (whole.value * price.value == a.value * price.value + b.value * price.value),
+                    (),
+                )
                 together = z3.And(apart <= whole_value, whole_value <= apart + 1)
                 yield [*third.constraints, distributes], together, ()
 
@@ -177,10 +177,15 @@ def parts(calls: Calls) -> Iterator[Claim]:
 def unit_price(calls: Calls) -> Iterator[Claim]:
     value, units = variable("value", 2**156 - 1), variable("units", AMOUNT, 1)
     yield from returning(calls("unitPriceDown", value, constant(0)), lambda got: z3.BoolVal(got == WAD))
-    yield from returning(calls("unitPriceDown", value, units), lambda got: is_floor(got, value.value * SCALE, units.value))
+    yield from returning(
+        calls("unitPriceDown", value, units), lambda got: is_floor(got, value.value * SCALE, units.value)
+    )
 
 
-@proves("unitsDown is the floor of value / unit price; it reverts at a unit price of 0 only", "value < 2^156, any unit price")
+@proves(
+    "unitsDown is the floor of value / unit price; it reverts at a unit price of 0 only",
+    "value < 2^156, any unit price",
+)
 def units_of(calls: Calls) -> Iterator[Claim]:
     value, price = variable("value", 2**156 - 1), variable("unitPrice", WORD - 1)
     paths = calls("unitsDown", value, price)
@@ -197,7 +202,11 @@ def units_value(calls: Calls) -> Iterator[Claim]:
         if path.returned is None:
             yield path.constraints, IMPOSSIBLE, path.products
         else:
-            yield path.constraints, is_floor(path.returned[0].value, product_of(path, units, price), SCALE), path.products
+            yield (
+                path.constraints,
+                is_floor(path.returned[0].value, product_of(path, units, price), SCALE),
+                path.products,
+            )
 
 
 @proves(
@@ -258,10 +267,16 @@ def _share_range(calls: Calls, most_value: int, most_bps: int) -> Iterator[Claim
             if path.returned is None:
                 yield path.constraints, IMPOSSIBLE, path.products
             else:
-                yield path.constraints, rounded(path.returned[0].value, product_of(path, value, bps), BPS), path.products
+                yield (
+                    path.constraints,
+                    rounded(path.returned[0].value, product_of(path, value, bps), BPS),
+                    path.products,
+                )
 
 
-@proves("shareDown rounds down, shareUp up, never reverting", "value < 2^224 with uint32 bps, value < 2^240 with uint16")
+@proves(
+    "shareDown rounds down, shareUp up, never reverting", "value < 2^224 with uint32 bps, value < 2^240 with uint16"
+)
 def shares(calls: Calls) -> Iterator[Claim]:
     yield from _share_range(calls, 2**224 - 1, 2**32 - 1)
     yield from _share_range(calls, 2**240 - 1, 2**16 - 1)
@@ -279,7 +294,10 @@ def share_overflow(calls: Calls) -> Iterator[Claim]:
                 yield path.constraints, z3.Not(overflow), path.products
 
 
-@proves("isBelowBy is base - current > base x bps / 10,000, false from 10,000 on, never reverting", "amounts < 2^242, any bps")
+@proves(
+    "isBelowBy is base - current > base x bps / 10,000, false from 10,000 on, never reverting",
+    "amounts < 2^242, any bps",
+)
 def below(calls: Calls) -> Iterator[Claim]:
     current, base, share = variable("current", 2**242 - 1), variable("base", 2**242 - 1), variable("bps", BPS)
     for path in calls("isBelowBy", current, base, share):
@@ -305,7 +323,10 @@ def _decay_words() -> tuple[Word, Word, Word]:
     return variable("level", WORD - 1), variable("cap", 2**224 - 1), variable("duration", 2**32 - 1, 1)
 
 
-@proves("a decaying sum never grows, loses at most its cap, is empty after its time, never reverting", "any level, cap < 2^224, any time")
+@proves(
+    "a decaying sum never grows, loses at most its cap, is empty after its time, never reverting",
+    "any level, cap < 2^224, any time",
+)
 def decay_bounds(calls: Calls) -> Iterator[Claim]:
     level, cap, duration = _decay_words()
     elapsed, long = variable("elapsed", 2**32 - 1), variable("elapsed", WORD - 1, 2**32)
@@ -318,7 +339,10 @@ def decay_bounds(calls: Calls) -> Iterator[Claim]:
     yield from returning(calls("decayed", level, cap, long, duration), lambda got: z3.BoolVal(got == 0))
 
 
-@proves("a decaying sum loses exactly floor(cap x elapsed / duration)", "any level, cap < 2^224, any time below the duration")
+@proves(
+    "a decaying sum loses exactly floor(cap x elapsed / duration)",
+    "any level, cap < 2^224, any time below the duration",
+)
 def decay_exact(calls: Calls) -> Iterator[Claim]:
     level, cap, duration = _decay_words()
     elapsed = variable("elapsed", 2**32 - 1)
@@ -332,9 +356,13 @@ def decay_exact(calls: Calls) -> Iterator[Claim]:
         yield [*path.constraints, floor], exact, path.products
 
 
-@proves("waiting longer never leaves more, and counting in between never leaves less", "any level, cap < 2^224, any two times", fast=False)
+@proves(
+    "waiting longer never leaves more, and counting in between never leaves less",
+    "any level, cap < 2^224, any two times",
+    fast=False,
+)
 def decay_monotone(_calls: Calls) -> Iterator[Claim]:
-    """From the exact loss, which is proved of the code above: lost(t) = floor(cap t / duration), all of it from duration on."""
+    """From the exact loss, proved of the code above: lost(t) = floor(cap t / duration), all of it from duration on."""
     cap, d, s, t, q, r, u, level = z3.Ints("cap d s t q r u level")
     given = [cap >= 0, d >= 1, 0 <= s, s <= t, level >= 0]
 
@@ -349,7 +377,9 @@ def decay_monotone(_calls: Calls) -> Iterator[Claim]:
     yield [d >= 1, is_floor(q, x, d), is_floor(r, y, d), is_floor(u, x + y, d)], q + r <= u, ()
 
 
-@proves("the worst value is at most the value, never reverting", "value < 2^240, shares as the constitution admits them")
+@proves(
+    "the worst value is at most the value, never reverting", "value < 2^240, shares as the constitution admits them"
+)
 def worst(calls: Calls) -> Iterator[Claim]:
     value, hard = variable("value", 2**240 - 1), variable("hard", 2**16 - 1)
     discount, gap = variable("discount", BPS - 1), variable("gap", BPS - 1)
@@ -371,7 +401,10 @@ def worst_reverts(calls: Calls) -> Iterator[Claim]:
 # Prices
 
 
-@proves("a price in USD is the floor of the answer at 18 decimals, at most 1e30, never reverting", "0 < answer < its bound <= 1e12 USD, feeds of 0 to 26 decimals")
+@proves(
+    "a price in USD is the floor of the answer at 18 decimals, at most 1e30, never reverting",
+    "0 < answer < its bound <= 1e12 USD, feeds of 0 to 26 decimals",
+)
 def price_usd(calls: Calls) -> Iterator[Claim]:
     for digits in range(27):
         answer = variable("answer", min(2**128 - 1, 10 ** (12 + digits)) - 1, 1)
@@ -384,7 +417,10 @@ def price_usd(calls: Calls) -> Iterator[Claim]:
             yield path.constraints, z3.And(exact, got <= 10**30, z3.Implies(digits <= 18, got > 0)), path.products
 
 
-@proves("a price in quote is the floor of the quotient, within 2.1 % of the price in USD, never reverting", "price <= 1e30, quote within its peg")
+@proves(
+    "a price in quote is the floor of the quotient, within 2.1 % of the price in USD, never reverting",
+    "price <= 1e30, quote within its peg",
+)
 def price_in_quote(calls: Calls) -> Iterator[Claim]:
     price, quote = variable("price", 10**30), variable("quote", 102 * 10**16, 98 * 10**16)
     for path in calls("priceInQuote", price, quote):
@@ -408,7 +444,10 @@ def vesting(calls: Calls) -> Iterator[Claim]:
     yield from returning(paths, lambda got: got <= unvested.value)
 
 
-@proves("the auction's discount is at most its largest, never reverting", "any uint16 discount, elapsed up to any uint32 duration above 0")
+@proves(
+    "the auction's discount is at most its largest, never reverting",
+    "any uint16 discount, elapsed up to any uint32 duration above 0",
+)
 def discount(calls: Calls) -> Iterator[Claim]:
     most, duration = variable("most", 2**16 - 1), variable("duration", 2**32 - 1, 1)
     elapsed = variable("elapsed", 2**32 - 1)
@@ -416,7 +455,9 @@ def discount(calls: Calls) -> Iterator[Claim]:
     yield from returning(paths, lambda got: got <= most.value)
 
 
-@proves("a lot is rounded up, so that the last lot empties the position, never reverting", "held < 2^240, any uint16 share")
+@proves(
+    "a lot is rounded up, so that the last lot empties the position, never reverting", "held < 2^240, any uint16 share"
+)
 def lot(calls: Calls) -> Iterator[Claim]:
     held, share = variable("held", 2**240 - 1), variable("share", 2**16 - 1)
     for path in calls("lot", held, share):
@@ -427,7 +468,10 @@ def lot(calls: Calls) -> Iterator[Claim]:
             yield path.constraints, is_ceil(got, product_of(path, held, share), BPS), path.products
 
 
-@proves("a recall burns at most all units and at most its share, never reverting", "units < 2^128, 0 < total < 2^128, value up to total")
+@proves(
+    "a recall burns at most all units and at most its share, never reverting",
+    "units < 2^128, 0 < total < 2^128, value up to total",
+)
 def burned(calls: Calls) -> Iterator[Claim]:
     units, value, total = variable("units", AMOUNT), variable("value", AMOUNT), variable("total", AMOUNT, 1)
     for path in calls("burned", units, value, total, assuming=[value.value <= total.value]):
@@ -442,7 +486,10 @@ def burned(calls: Calls) -> Iterator[Claim]:
 # What lemmas/Math.sol assumes
 
 
-@proves("mulDiv is x y / d where x y fits 256 bits, and reverts at d = 0 only", "x < 2^192, y < 2^64; x < 2^128, y < 2^128; any d")
+@proves(
+    "mulDiv is x y / d where x y fits 256 bits, and reverts at d = 0 only",
+    "x < 2^192, y < 2^64; x < 2^128, y < 2^128; any d",
+)
 def mul_div(calls: Calls) -> Iterator[Claim]:
     for most_x, most_y in ((2**192 - 1, 2**64 - 1), (AMOUNT, AMOUNT)):
         x, y, d = variable("x", most_x), variable("y", most_y), variable("d", WORD - 1)

@@ -198,9 +198,7 @@ class Arithmetic:
         word = Word(quotient, 0 if b.lo == 0 else lo // b.hi, hi // least)
         whole, _, _ = self.product(word, b)
         exact = z3.And(a == whole + rest, rest < b.value)
-        path.constraints.append(
-            exact if b.lo > 0 else z3.If(b.value == 0, z3.And(quotient == 0, rest == 0), exact)
-        )
+        path.constraints.append(exact if b.lo > 0 else z3.If(b.value == 0, z3.And(quotient == 0, rest == 0), exact))
         return word, Word(rest, 0, min(hi, b.hi - 1))
 
     def _undo(self, a: Word, b: Word) -> Word:
@@ -464,7 +462,7 @@ def prove(
     products: Sequence[tuple[z3.ArithRef, z3.ArithRef, z3.ArithRef]] = (),
     timeout_s: int = 20,
 ) -> tuple[str, z3.ModelRef | None]:
-    """`proved`, `refuted` with a counterexample, or `unknown`. First without saying what the products are products of."""
+    """`proved`, `refuted` with a counterexample, or `unknown`. First without telling what the products are made of."""
     exact = [x * y == term for x, y, term in products]
     for make, definitions, limit_s in (
         (z3.SimpleSolver, [], 2),
