@@ -180,11 +180,12 @@ class Auditor:
             return False
         traded = {fields["tokenIn"]: -fields["amountIn"], fields["tokenOut"]: fields["amountOut"]}
         expected = {token: amount + traded.get(token, 0) for token, amount in _holdings(before).items()}
+        if vault.nonce != fields["sequence"] + 1 or _holdings(vault) != expected:
+            return False
         quote = vault.quote_round
         [asset] = traded.keys() - {quote.token}
         rounds = [quote, *(vault.position(p.token).round for p in before.priced_with(asset))]
-        is_last = vault.nonce == fields["sequence"] + 1 and _holdings(vault) == expected
-        return is_last and [r.round_id for r in rounds] == [point["roundId"] for point in fields["prices"]]
+        return [r.round_id for r in rounds] == [point["roundId"] for point in fields["prices"]]
 
     def _shortfall(self, fields: Mapping[str, Any], vault: VaultReading) -> int | None:
         """As the guard computes it, rounded as it rounds; None when a price it needs is not in the entry."""

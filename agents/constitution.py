@@ -41,6 +41,8 @@ def review(
         *_state_clauses(intent, vault, artefact_hash),
         *_size_clauses(intent, vault, operator),
     ]
+    if intent.is_buy or not vault.is_emergency:
+        broken += _cumulative_clauses(vault)
     if intent.is_buy or not vault.is_reducing:
         broken += _outcome_clauses(intent, vault, operator)
     return tuple(broken)
@@ -70,6 +72,13 @@ def _size_clauses(intent: Intent, vault: VaultReading, operator: OperatorLimits)
     return broken
 
 
+def _cumulative_clauses(vault: VaultReading) -> list[BrokenClause]:
+    """A trade that is expected to cost the fee is sent; one that could only pass with luck is not."""
+    cap = vault.value * vault.limits.max_cumulative_slippage_bps // BPS
+    level = _decayed_slippage(vault, cap)
+    return [BrokenClause(clause="cumulative slippage", detail=f"{level}, the limit is {cap}")] if level > cap else []
+
+
 def _outcome_clauses(intent: Intent, vault: VaultReading, operator: OperatorLimits) -> list[BrokenClause]:
     """What the guard checks of an executed trade, at the worst fill that `min_amount_out` lets through.
 
@@ -90,9 +99,6 @@ def _outcome_clauses(intent: Intent, vault: VaultReading, operator: OperatorLimi
     if intent.is_buy:
         share_bps = min(limits.max_position_bps, operator.max_position_bps)
         check("position", vault.asset_value(intent.asset) + intent.value + worst_loss, vault.value * share_bps // BPS)
-    # A trade that is expected to cost the fee is sent; one that could only pass with luck is not.
-    cap = vault.value * limits.max_cumulative_slippage_bps // BPS
-    check("cumulative slippage", _decayed_slippage(vault, cap), cap)
     if vault.value:
         unit_price = vault.unit_price_wad * value_after // vault.value
         peak = max(vault.peak_wad, vault.unit_price_wad)

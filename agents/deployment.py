@@ -276,7 +276,7 @@ def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dic
     guardian_until_s = chain.now_s() + genesis.guardian_term_s
     return {
         "token": (genesis.token_name, genesis.token_symbol, d.deployer, genesis.supply_wei),
-        "timelock": (governance.timelock_delay_s, [d.dao], [d.dao]),
+        "timelock": (governance.timelock_delay_s, d.dao),
         "constitution": (
             d.timelock, genesis.ceilings.as_tuple(), genesis.rules.as_tuple(), genesis.guardian, guardian_until_s,
         ),

@@ -64,7 +64,7 @@ def main() -> None:
             print(f"{batch[0]}: finished before")
             continue
         results |= run(batch, seed, runs, property_runs)
-        kept.write_text(json.dumps(results))
+        kept.write_text(json.dumps({suite: tests for suite, tests in results.items() if passed(tests)}))
     whole = not fast and len(suites) == len(CASTS) + len(PROPERTIES)
     report(results, seed, time.monotonic() - began, must_happen=whole)
 
@@ -101,6 +101,10 @@ def run(suites: list[str], seed: int, runs: int, property_runs: int) -> dict[str
     return results
 
 
+def passed(tests: dict[str, dict]) -> bool:
+    return all(result["status"] == "Success" for name, result in tests.items() if name != "tally")
+
+
 def report(results: dict[str, dict], seed: int, took_s: float, *, must_happen: bool) -> None:
     """Print actors, events, failures and the summary line. Ends the program with 1 if something is wrong."""
     actors: dict[str, Counter[str]] = {}
@@ -118,8 +122,8 @@ def report(results: dict[str, dict], seed: int, took_s: float, *, must_happen: b
                 stories, acts = stories + figures["runs"], acts + figures["calls"]
                 for name, counts in figures["metrics"].items():
                     actors.setdefault(name.split(".")[-1], Counter()).update(counts)
-            else:
-                properties, inputs = properties + 1, inputs + result["kind"]["Fuzz"]["runs"]
+            elif figures := result["kind"].get("Fuzz"):
+                properties, inputs = properties + 1, inputs + figures["runs"]
 
     if actors:
         print(f"\n{'actor':26}{'tried':>9}{'done':>9}{'refused':>9}{'nothing to do':>15}")

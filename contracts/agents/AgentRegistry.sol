@@ -123,11 +123,13 @@ contract AgentRegistry is IAgentRegistry, ERC721URIStorage {
 
     /// @inheritdoc IAgentRegistry
     function slashBond(uint64 agentId, uint256 amount) external only(timelock) {
+        controllerOf(agentId); // exists
         _takeBond(agentId, treasury, Math.min(amount, _agents[agentId].bond));
     }
 
     /// @inheritdoc IAgentRegistry
     function awardDeposit(uint64 agentId, uint256 amount) external only(timelock) {
+        controllerOf(agentId); // exists
         amount = Math.min(amount, _agents[agentId].deposit);
         address vault = pool.vaultOf(agentId);
         address to = _takesCapital(vault) ? vault : treasury;
@@ -198,12 +200,14 @@ contract AgentRegistry is IAgentRegistry, ERC721URIStorage {
         return status.priced && status.state != VaultState.HALTED;
     }
 
-    /// @dev Without a full price nobody knows what the deposit has to cover, so all of it stays.
+    /// @dev Without a full price nobody knows what the deposit has to cover, so all of it stays. A released vault is empty,
+    /// so its prices don't matter, but what its slippage sums hold stays covered.
     function _releasableDeposit(uint64 agentId) private view returns (uint256) {
         uint256 deposit = _agents[agentId].deposit;
         address vault = pool.vaultOf(agentId);
-        if (vault == address(0) || !pool.accountOf(vault).live) return deposit;
+        if (vault == address(0)) return deposit;
         IStrategyVault.Status memory status = IStrategyVault(vault).status();
-        return status.priced ? Math.saturatingSub(deposit, status.requiredDeposit) : 0;
+        if (!status.priced && pool.accountOf(vault).live) return 0;
+        return Math.saturatingSub(deposit, status.requiredDeposit);
     }
 }

@@ -463,12 +463,13 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         }
         m.lines = new Line[](count);
         tokens = new address[](count);
-        for (uint256 i = listedCount; count > 0; --i) {
-            Asset memory listed = _assets[i - 1];
+        uint256 next;
+        for (uint256 i; next < count; ++i) {
+            Asset memory listed = _assets[i];
             if (!_isOpen(listed.token, m.asset)) continue;
-            Line memory line = m.lines[--count];
+            Line memory line = m.lines[next];
             (line.token, line.route, line.decimals) = (listed.token, listed.route, listed.decimals);
-            tokens[count] = listed.token;
+            tokens[next++] = listed.token;
         }
     }
 
@@ -685,7 +686,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     /// @dev The last unit prices before yesterday and before today, as they are once the day has been rolled.
     function _rolledReferences() private view returns (uint128 beforeYesterday, uint128 beforeToday) {
         beforeToday = _guard.lastUnitPrice;
-        beforeYesterday = _today() == _guard.day + 1 ? _guard.beforeToday : beforeToday;
+        beforeYesterday = _today() == uint256(_guard.day) + 1 ? _guard.beforeToday : beforeToday;
     }
 
     function _referencePrice() private view returns (uint256) {
@@ -717,7 +718,8 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     }
 
     function _coverOf(Bucket storage bucket, uint256 share, Rules memory rules) private view returns (uint256) {
-        return block.timestamp < bucket.updatedAt + rules.slippageDecayS ? Math.max(share, bucket.level) : share;
+        uint256 elapsedS = block.timestamp - bucket.updatedAt;
+        return Math.max(share, GuardMath.decayed(bucket.level, share, elapsedS, rules.slippageDecayS));
     }
 
     function _worstProfit(Measure memory m) private view returns (int256) {

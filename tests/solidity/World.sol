@@ -659,9 +659,7 @@ abstract contract World is Test {
     function _deployFirst(Protocol memory p) private {
         _deployAt("token", "MarketFlowToken", abi.encode("MarketFlow", "MFLOW", deployer, SUPPLY));
         token = MarketFlowToken(p.token);
-        address[] memory daoOnly = new address[](1);
-        daoOnly[0] = p.dao;
-        _deployAt("timelock", "Timelock", abi.encode(1 days, daoOnly, daoOnly));
+        _deployAt("timelock", "Timelock", abi.encode(1 days, p.dao));
         timelock = Timelock(payable(p.timelock));
         uint64 guardianUntil = uint64(block.timestamp + 180 days);
         _deployAt(

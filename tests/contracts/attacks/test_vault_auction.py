@@ -75,6 +75,32 @@ def test_a_bidder_who_waits_with_a_rival(world: World, invested: Strategy, attac
     )
 
 
+@pytest.mark.parametrize(("heartbeat_s", "lost_bps"), [(HOUR_S, 124), (24 * HOUR_S, 500)])
+def test_a_slow_feed_sells_cheaply_even_with_a_rival(
+    world: World, invested: Strategy, attack: Report, heartbeat_s: int, lost_bps: int
+) -> None:
+    """A known limitation: each lot waits for a newer round, and the discount grows meanwhile. Here the price stands
+    still, the feed keeps its heartbeat only, and somebody takes each lot in the first possible second."""
+    feed = world.book.asset("ETH").feed
+    world.as_timelock(
+        world.oracle.functions.setFeed(world.token_of("ETH"), feed, heartbeat_s + HOUR_S, 10**8, 10**14)
+    )
+    halt(world, invested)
+    fund_bidder(world, invested)
+    assets = world.status(invested).value - book(world, invested).quoteHeld
+    quote_before = book(world, invested).quoteHeld
+    while world.held(invested):
+        world.travel(heartbeat_s - 10)
+        fill(world, invested)
+    lost = assets - (book(world, invested).quoteHeld - quote_before)
+    assert abs(lost * 10_000 - lost_bps * assets) < 2 * assets
+    attack.outcome(
+        gained=f"the vault lost {dollars(lost)}, {lost_bps} bps of what was sold",
+        cost="a race for the first second after each round",
+        stopped_by="auctionMaxDiscountBps; auctionDurationS well above the slowest heartbeat",
+    )
+
+
 def test_resetting_the_discount_to_keep_a_vault_unsold(world: World, invested: Strategy, attack: Report) -> None:
     """Each fill starts the discount again; but a fill is a whole lot at the oracle's price, so the saboteur buys it
     all."""

@@ -151,3 +151,36 @@ def test_what_was_taken_stays_covered_when_capital_is_recalled(world: World, des
         gained=f"{dollars(taken)} until the vote", cost=f"{dollars(left)} of deposit, awarded",
         stopped_by="AgentRegistryNotReleasable: a sum stays covered until it has decayed",
     )  # fmt: skip
+
+
+def test_a_retirement_just_before_a_window_frees_no_deposit(world: World, desk: Desk, attack: Report) -> None:
+    """Anybody executes a retirement that was voted, so a thief picks the second: takes the sum, retires, settles in the
+    next window, and would be gone before a vote on its deposit."""
+    s, window_s = desk.s, world.epoch_start_s(world.current_epoch() + 1)
+    world.travel_to(window_s - 600)
+    taken = drain(desk)
+    world.as_timelock(world.strategies.functions.retire(s.id))
+    recall(world, s, world.token_of("ETH"))
+    recall(world, s, world.book.quote)
+    world.travel_to(window_s + 60)
+    world.poke(s)
+    world.to_window_end()
+    if move := world.close(s):
+        world.apply(s, move)
+    world.send(world.strategies.functions.finishRetirement(s.id), world.stranger)
+
+    deposit = world.view(world.agents.functions.agentOf(s.agent_id)).deposit
+    kept = world.status(s).requiredDeposit
+    assert kept >= usd(9899)
+    with world.reverts(
+        "AgentRegistryNotReleasable", agentId=s.agent_id, requested=deposit, releasable=deposit - kept
+    ):
+        world.send(world.agents.functions.withdrawDeposit(s.agent_id, deposit), world.controller)
+    world.as_timelock(world.agents.functions.awardDeposit(s.agent_id, kept))
+    attack.outcome(
+        gained=dollars(taken), cost=f"{dollars(kept)} of deposit, awarded by vote",
+        stopped_by="what the sums hold stays covered after the vault is gone",
+    )  # fmt: skip
+    world.travel(RULES.slippage_decay_s)
+    left = world.view(world.agents.functions.agentOf(s.agent_id)).deposit
+    world.send(world.agents.functions.withdrawDeposit(s.agent_id, left), world.controller)

@@ -445,3 +445,9 @@ def test_an_award_goes_to_the_treasury_when_no_vault_takes_capital(
     assert none_of(events, "Allocated")
     assert quote_balance(world, world.d.treasury) == before + usd(5_000)
     assert deposit_of(world, agent_id) == usd(55_000)
+
+
+@pytest.mark.parametrize("verb", ["slashBond", "awardDeposit"])
+def test_nothing_is_taken_from_an_agent_that_does_not_exist(world: World, verb: str) -> None:
+    with world.reverts("AgentRegistryUnknownAgent", agentId=999):
+        send(world, world.d.timelock, verb, 999, 1)

@@ -1,5 +1,7 @@
-"""What a changed contract would have been caught doing, and was not: each test here kills a mutant that had survived
-(`tools/mutate.py`). The desk holds 250 ETH at 2,000 USD and 500,000 in quote until a test says otherwise."""
+"""Promises that a changed contract could break unnoticed: each test was written against a mutant (`tools/mutate.py`).
+
+The desk holds 250 ETH at 2,000 USD and 500,000 in quote until a test says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,12 @@ from decimal import Decimal
 
 import pytest
 
-from tests.contracts.vaults import Desk, Reason, State, condition, halt, recall, stop
-from tests.contracts.world import DAY_S, World, eth, none_of, usd
+from tests.contracts.vaults import Desk, Reason, State, condition, halt, recall, stop, tighten
+from tests.contracts.world import DAY_S, Strategy, World, eth, none_of, usd
 
 STEP = Decimal("0.00000001")  # the last digit of a feed's answer
+# PUSH3 size, PUSH0, RETURN: about all that the gas given to a token can buy.
+RETURN_200_KIB = bytes.fromhex("620323005ff3")
 
 
 @pytest.fixture
@@ -68,3 +72,38 @@ def test_a_poke_today_changes_nothing_about_what_today_s_loss_counts_from(world:
     assert none_of(world.poke(desk.s), "StateChanged")
     set_eth(world, 2180 - STEP)
     assert condition(world, desk.s) == (State.REDUCING, Reason.DAY_LOSS)
+
+
+# What only gas shows
+
+
+def gas_of_recall(world: World, s: Strategy) -> int:
+    call = world.treasury.functions.recall(s.id, world.book.quote, 1, 0)
+    return int(world.evm.send(call, world.d.timelock)["gasUsed"])
+
+
+@pytest.mark.parametrize("what", ["token", "feed"])
+def test_a_second_flood_costs_no_more_than_the_first(world: World, what: str) -> None:
+    """What a token or a feed answers is forgotten before the next one is asked; else memory's price would grow with
+    the square of their number."""
+    s = world.deploy_strategy(assets=("ETH", "BTC"))
+    for symbol in ("ETH", "BTC"):
+        world.buy(s, usd(100_000), symbol=symbol)
+    gas_of_recall(world, s)
+    gas = [gas_of_recall(world, s)]
+    for symbol in ("ETH", "BTC"):
+        world.evm.set_code(getattr(world.book.asset(symbol), what), RETURN_200_KIB)
+        gas.append(gas_of_recall(world, s))
+    first, second = gas[1] - gas[0], gas[2] - gas[1]
+    assert first > 100_000
+    assert second <= first
+
+
+def test_a_change_of_the_constitution_is_read_once(world: World, desk: Desk) -> None:
+    """The next call keeps what binds; later ones need not ask for it again."""
+    gas_of_poke = lambda: int(world.evm.send(desk.s.vault.functions.poke(), world.stranger)["gasUsed"])  # noqa: E731
+    gas_of_poke()
+    kept = gas_of_poke()
+    tighten(world, max_position_bps=7000)
+    assert gas_of_poke() > kept + 10_000
+    assert abs(gas_of_poke() - kept) < 1000

@@ -278,3 +278,19 @@ def test_a_longer_delay_voted_meanwhile_does_not_postpone_what_is_queued(world: 
     world.as_timelock(world.timelock.functions.updateDelay(5 * DAY_S))
     assert eta_s(world, proposal_id) == before_s
     assert one(world.execute(proposal_id), "ProposalExecuted") == {"proposalId": proposal_id}
+
+
+@pytest.mark.parametrize("role", [PROPOSER, EXECUTOR, CANCELLER], ids=["proposer", "executor", "canceller"])
+@pytest.mark.parametrize("verb", ["revokeRole", "renounceRole"])
+def test_no_vote_takes_the_governor_s_roles(world: World, role: bytes, verb: str):
+    """Or nothing could be carried out any more, not even giving them back."""
+    account = world.d.dao
+    if verb == "revokeRole":
+        proposal_id = world.propose([world.timelock.functions.revokeRole(role, account)])
+    else:
+        relay = world.dao.functions.relay(
+            world.d.timelock, 0, world.timelock.functions.renounceRole(role, account)._encode_transaction_data()
+        )
+        proposal_id = world.propose([relay])
+    with world.reverts("TimelockRoleFixed", role=role):
+        world.pass_proposal(proposal_id)

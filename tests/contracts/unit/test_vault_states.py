@@ -690,3 +690,13 @@ def test_a_sale_while_only_unsettled_has_no_emergency_s_slippage(world: World, d
     desk.sell(eth(10), usd(19_880))
     assert guard(world, desk.s).slippage.level == usd(120)
     assert guard(world, desk.s).reduceSlippage.level == 0
+
+
+def test_the_year_2149_stops_no_vault(world: World, desk: Desk) -> None:
+    """Days are counted in sixteen bits; the last of them has a next one."""
+    last_day_s = (2**16 - 1) * DAY_S
+    world.travel_to(last_day_s + HOUR_S)
+    world.poke(desk.s)
+    world.travel_to(last_day_s + DAY_S + HOUR_S)
+    world.poke(desk.s)
+    assert guard(world, desk.s).day == 0

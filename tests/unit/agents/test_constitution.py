@@ -144,6 +144,13 @@ def test_slippage_of_the_past_is_counted_as_far_as_it_has_not_decayed() -> None:
     assert broken(buy(USD), rich(slippage_level=10 * cap, slippage_at_s=NOW_S - 7 * DAY_S)) == []
 
 
+def test_a_sale_has_the_sum_of_every_day_unless_there_is_an_emergency() -> None:
+    """A window that is not settled yet is none; `StrategyVault._checkSlippage` would refuse the sale."""
+    full = {"slippage_level": MILLION // 100 + 1, "slippage_at_s": NOW_S, "state": VaultState.REDUCING}
+    assert broken(sell(WAD), rich(**full, reasons=int(Reason.UNSETTLED))) == ["cumulative slippage"]
+    assert broken(sell(WAD), rich(**full, reasons=int(Reason.UNSETTLED | Reason.DAY_LOSS))) == []
+
+
 @pytest.mark.parametrize(
     ("clause", "reference", "limit_bps"), [("daily loss", "reference_wad", 500), ("drawdown", "peak_wad", 1000)]
 )
