@@ -96,11 +96,13 @@ contract Promises is Actors {
         assertEq(v.status.requiredDeposit, required, "G7: the deposit that is required");
     }
 
-    /// @dev One slippage sum: what may be taken at most, or what was taken when the vault was worth more.
+    /// @dev One slippage sum: what may be taken at most, or what is left of what was taken when the vault was worth more.
     function _cover(uint256 value, uint256 bps, IStrategyVault.Bucket memory sum) private view returns (uint256) {
         uint256 share = Math.ceilDiv(value * bps, 10_000);
-        bool decayed = block.timestamp >= uint256(sum.updatedAt) + constitution.rules().slippageDecayS;
-        return decayed ? share : Math.max(share, sum.level);
+        (uint256 elapsed, uint256 decay) = (block.timestamp - sum.updatedAt, constitution.rules().slippageDecayS);
+        if (elapsed >= decay) return share;
+        uint256 faded = share * elapsed / decay;
+        return Math.max(share, sum.level > faded ? sum.level - faded : 0);
     }
 
     function promise_V2_balances_are_the_books_and_gifts(View memory v) internal view {
