@@ -48,6 +48,7 @@ interface IConstitution {
 
     /// @notice What binds a vault: the stricter of its own limits and the ceilings, field by field, and the other
     /// parameters.
+    // slither-disable-next-line shadowing-local -- there is no body to confuse
     function regime(Limits calldata own) external view returns (Limits memory effective, Rules memory rules);
 
     /// @return version grows whenever ceilings or rules change, so that a vault may keep `regime` until then

@@ -184,6 +184,7 @@ interface IStrategyVault {
 
     /// @notice The same with the prices of now, which nobody may have poked yet: what the agent's collateral must cover.
     /// @return priced whether every held asset has a fresh price; if not, nobody knows
+    // slither-disable-next-line shadowing-local -- there is no body to confuse
     function exposure() external view returns (bool priced, int256 worstProfit);
 
     function isEmpty() external view returns (bool);

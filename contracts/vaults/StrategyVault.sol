@@ -19,6 +19,7 @@ import {GuardMath} from "../libraries/GuardMath.sol";
 import {Reasons} from "../libraries/Reasons.sol";
 import {AssetSpec, Limits, Protocol, Rules, VaultState} from "../libraries/Types.sol";
 
+// slither-disable-start uninitialized-local -- zero is meant: a Measure is filled as the call goes on
 // slither-disable-start timestamp,incorrect-equality -- seconds can't bend days; a donation moves no booked amount
 /// @title StrategyVault
 /// @notice Documented in {IStrategyVault}.
@@ -131,7 +132,6 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
 
     /// @inheritdoc IStrategyVault
     function trade(Order calldata order) external nonReentrant returns (uint256 amountOut) {
-        // slither-disable-next-line uninitialized-local -- only what `_worstProfit` reads is filled
         Measure memory m;
         m.asset = order.asset;
         _sync(m);
@@ -261,7 +261,6 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         Measure memory m;
         _measure(m);
         uint256 total = m.quoteHeld;
-        // slither-disable-next-line uninitialized-local -- zero is meant
         uint256 value;
         if (token == address(quote)) (sent, value) = (Math.min(amount, total), Math.min(amount, total));
         for (uint256 i; i < m.lines.length; ++i) {
@@ -415,18 +414,19 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
     /// @dev Derives, persists, and tells the pool. Never reverts because of a feed or a token.
     function _sync(Measure memory m) private {
         _derive(m);
+        // slither-disable-next-line reentrancy-no-eth,reentrancy-benign -- what writes is locked (nonReentrant)
         m.reasons |=
             pool.sync(m.value.toInt256() + _book.netFlow, _worstProfit(m), m.priced, m.agent.bond, m.observer);
         _persist(m);
     }
 
+    // slither-disable-next-line cyclomatic-complexity -- one line for each reason, none nested in another
     function _derive(Measure memory m) private view {
         _measure(m);
         m.agent = agents.agentOf(agentId);
         (m.peak, m.refPrice) = (_guard.peak, _referencePrice());
         m.unitPrice = m.priced ? GuardMath.unitPriceDown(m.value, _book.units) : _guard.lastUnitPrice;
 
-        // slither-disable-next-line uninitialized-local -- zero is no reason
         uint16 reasons;
         if (_book.units > 0) {
             // An asset without a price counts at its last one here, so that a dead feed of dust blinds no limit.
@@ -639,7 +639,6 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         for (uint256 i; i < m.lines.length; ++i) {
             prices[i + 1] = ITradeLedger.PricePoint(m.lines[i].token, m.lines[i].roundId, m.lines[i].answer);
         }
-        // slither-disable-next-line uninitialized-local -- every field is set below
         ITradeLedger.Trade memory entry;
         entry.agentId = agentId;
         entry.sequence = order.nonce;
@@ -665,6 +664,7 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         _assetCount = specs.length.toUint8();
         for (uint256 i; i < specs.length; ++i) {
             address token = specs[i].token;
+            // slither-disable-next-line calls-loop -- eight assets at most, and voted in
             _assets[i] = Asset(token, specs[i].route, IERC20Metadata(token).decimals());
         }
     }
@@ -774,4 +774,5 @@ contract StrategyVault is IStrategyVault, ReentrancyGuardTransient {
         held = alive ? Math.min(booked, balance) : booked;
     }
 }
+// slither-disable-end uninitialized-local
 // slither-disable-end timestamp,incorrect-equality
