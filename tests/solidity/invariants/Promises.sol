@@ -96,7 +96,7 @@ contract Promises is Actors {
         assertEq(v.status.requiredDeposit, required, "G7: the deposit that is required");
     }
 
-    /// @dev One slippage sum: what may be taken at most, or what is left of what was taken when the vault was worth more.
+    /// @dev One slippage sum: what may be taken at most, or what is left of what was taken when the vault was larger.
     function _cover(uint256 value, uint256 bps, IStrategyVault.Bucket memory sum) private view returns (uint256) {
         uint256 share = Math.ceilDiv(value * bps, 10_000);
         (uint256 elapsed, uint256 decay) = (block.timestamp - sum.updatedAt, constitution.rules().slippageDecayS);
