@@ -6,6 +6,7 @@ import {TimelockController} from "@openzeppelin/contracts/governance/TimelockCon
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
 import {GovernorObjection} from "contracts/governance/GovernorObjection.sol";
 import {MARKETFLOW_DAO} from "contracts/governance/MARKETFLOW_DAO.sol";
+import {Timelock} from "contracts/governance/Timelock.sol";
 import {IRewardPool} from "contracts/interfaces/IRewardPool.sol";
 import {IStrategyRegistry} from "contracts/interfaces/IStrategyRegistry.sol";
 import {StrategyManifest} from "contracts/libraries/Types.sol";
@@ -346,6 +347,18 @@ contract DaoTest is Unit {
         dao.setProposalThreshold(100_000 ether + 1);
         timelock.updateDelay(365 days);
         assertEq(timelock.getMinDelay(), 30 days, "cut to what is bearable");
+    }
+
+    function test_the_dao_keeps_its_roles_and_loses_those_it_gave_away() public {
+        bytes32 proposer = timelock.PROPOSER_ROLE();
+        vm.startPrank(address(timelock));
+        vm.expectRevert(fails(Timelock.TimelockRoleFixed.selector, uint256(proposer)));
+        timelock.revokeRole(proposer, address(dao));
+        timelock.grantRole(proposer, stranger);
+        timelock.revokeRole(proposer, stranger);
+        vm.stopPrank();
+        assertTrue(timelock.hasRole(proposer, address(dao)));
+        assertFalse(timelock.hasRole(proposer, stranger));
     }
 
     function test_nobody_but_a_vote_changes_the_votes_to_come() public {
