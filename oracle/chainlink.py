@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from oracle.chain import ChainReader
@@ -14,6 +15,8 @@ from oracle.multicall import fetch_many
 # A proxy's round id is (phase << 64) | the aggregator's own round id.
 PHASE_SHIFT = 64
 _BATCH = 200
+# A phase has ended where so many numbers follow each other without a round. An aggregator may leave out single ones.
+LONGEST_HOLE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +50,28 @@ def price_of(round_: Round, decimals: int) -> Decimal:
     return Decimal(round_.answer).scaleb(-decimals)
 
 
+def find_last_number(has_any: Callable[[Sequence[int]], bool]) -> int:
+    """The aggregator's own number of a phase's last round; 0 when there is none.
+
+    `has_any`: whether there is a round under one of some numbers. By bisection, because only those whom an aggregator
+    knows may ask it for its last number, and Multicall3 is not one of them.
+    """
+    low, high = 0, 1
+    while has_any(range(high, high + LONGEST_HOLE)):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if has_any(range(middle, middle + LONGEST_HOLE)) else (low, middle)
+    return low
+
+
 class ChainlinkReader:
     """Reads the feeds of several tokens. `feeds`: bound AggregatorV3 contracts by token address."""
 
     def __init__(self, chain: ChainReader, feeds: Mapping[str, Any]) -> None:
         self._chain, self._feeds = chain, dict(feeds)
-        self._rounds: dict[str, dict[int, Round]] = {}
+        # None where a number was given out and nothing published.
+        self._rounds: dict[str, dict[int, Round | None]] = {}
         # The last round of a phase that is over, by token and phase.
         self._ended: dict[tuple[str, int], int] = {}
 
@@ -77,23 +96,29 @@ class ChainlinkReader:
 
     def fetch_rounds(self, token: str, round_ids: Sequence[int]) -> tuple[Round, ...]:
         """Rounds by id, as they were published. Raises NothingThere for one that does not exist, ReadingFailed."""
-        found: list[Round] = []
+        found = self._fetch_rounds(token, round_ids)
+        for round_id, round_ in found.items():
+            if round_ is None:
+                raise NothingThere(f"feed of {token} has no round {round_id}")
+        return tuple(found[round_id] for round_id in round_ids)
+
+    def _fetch_rounds(self, token: str, round_ids: Sequence[int]) -> dict[int, Round | None]:
+        found: dict[int, Round | None] = {}
         for start in range(0, len(round_ids), _BATCH):
             batch = round_ids[start : start + _BATCH]
             calls = [self._feed(token).functions.getRoundData(round_id) for round_id in batch]
-            for round_id, answer in zip(batch, fetch_many(self._chain, calls), strict=True):
-                if answer[3] == 0:
-                    raise NothingThere(f"feed of {token} has no round {round_id}")
-                found.append(Round(token=token, round_id=round_id, answer=answer[1], updated_at_s=answer[3]))
-        return tuple(found)
+            for round_id, a in zip(batch, fetch_many(self._chain, calls), strict=True):
+                published = Round(token=token, round_id=round_id, answer=a[1], updated_at_s=a[3])
+                found[round_id] = published if published.updated_at_s else None
+        return found
 
     def fetch_since(self, last: Round, since_s: int) -> tuple[Round, ...]:
         """The rounds up to and including `last`, oldest first, back to the first one published before `since_s`.
 
         Fewer when the feed does not reach back that far. Rounds are kept, so a second call fetches only new ones. Goes
-        back across phases: a phase's rounds are numbered from 1, and the last one of an earlier phase is found by
-        bisection, because an aggregator does not say how many rounds it has had. Where two phases overlap in time, the
-        newer one counts from its first round on: an aggregator that was replaced may publish for ever.
+        back across phases, whose rounds are numbered from 1, and over numbers under which nothing was published. Where
+        two phases overlap in time, the newer one counts from its first round on: an aggregator that was replaced may
+        publish for ever.
         """
         kept = self._rounds.setdefault(last.token, {})
         kept[last.round_id] = last
@@ -103,10 +128,10 @@ class ChainlinkReader:
                 first_of_phase = ((next_id >> PHASE_SHIFT) << PHASE_SHIFT) + 1
                 ids = range(max(next_id - _BATCH + 1, first_of_phase), next_id + 1)
                 missing = [round_id for round_id in ids if round_id not in kept]
-                kept.update({r.round_id: r for r in self.fetch_rounds(last.token, missing)})
+                kept.update(self._fetch_rounds(last.token, missing))
             earlier, newer = kept[next_id], found[-1]
-            is_same_phase = earlier.round_id >> PHASE_SHIFT == newer.round_id >> PHASE_SHIFT
-            if is_same_phase or earlier.updated_at_s < newer.updated_at_s:
+            is_same_phase = next_id >> PHASE_SHIFT == newer.round_id >> PHASE_SHIFT
+            if earlier and (is_same_phase or earlier.updated_at_s < newer.updated_at_s):
                 found.append(earlier)
             next_id = self._previous(last.token, next_id)
         return tuple(reversed(found))
@@ -119,27 +144,16 @@ class ChainlinkReader:
         while phase > 1:
             phase -= 1
             if (token, phase) not in self._ended:
-                self._ended[token, phase] = self._last_round_of_phase(token, phase)
+                self._ended[token, phase] = find_last_number(partial(self._has_any, token, phase))
             if newest := self._ended[token, phase]:
                 return (phase << PHASE_SHIFT) | newest
         return 0
 
-    def _last_round_of_phase(self, token: str, phase: int) -> int:
-        """The aggregator's own number of it; 0 when the phase has no rounds."""
-        low, high = 0, 1
-        while self._has_round(token, phase, high):
-            low, high = high, high * 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._has_round(token, phase, middle) else (low, middle)
-        return low
-
-    def _has_round(self, token: str, phase: int, aggregator_round: int) -> bool:
+    def _has_any(self, token: str, phase: int, numbers: Sequence[int]) -> bool:
         try:
-            self.fetch_rounds(token, [(phase << PHASE_SHIFT) | aggregator_round])
-        except NothingThere:
-            return False
-        return True
+            return any(self._fetch_rounds(token, [(phase << PHASE_SHIFT) | n for n in numbers]).values())
+        except NothingThere:  # a number that an old aggregator does not have takes the whole batch with it
+            return len(numbers) > 1 and any(self._has_any(token, phase, [n]) for n in numbers)
 
     def _feed(self, token: str) -> Any:
         try:

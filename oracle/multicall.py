@@ -25,17 +25,38 @@ def fetch_many(chain: ChainReader, calls: Sequence[Any], *, block: int | str = "
 
     Raises NothingThere naming the first call that reverted, ReadingFailed when the node or the ABI is at fault.
     """
-    if not calls:
-        return []
-    requests = [(call.address, bytes.fromhex(call._encode_transaction_data()[2:])) for call in calls]
-    packed = CODEC.encode(["(address,bool,bytes)[]"], [[(to, True, data) for to, data in requests]])
-    answer = _call(chain, MULTICALL3, _AGGREGATE3 + packed, block)
-    if answer:
-        [results] = CODEC.decode(["(bool,bytes)[]"], answer)
-        returned = [data if ok else b"" for ok, data in results]
-    else:  # what a call answers where there is no code
+    requests = [_request(call) for call in calls]
+    returned = _fetch_batch(chain, requests, block)
+    if returned is None:
         returned = [_call_alone(chain, to, data, block) for to, data in requests]
     return [_decoded(call, data, block) for call, data in zip(calls, returned, strict=True)]
+
+
+def try_many(chain: ChainReader, calls: Sequence[Any], *, block: int | str = "latest") -> list[Any]:
+    """As `fetch_many`, but None for each call that the contract has nothing to say to.
+
+    Raises ReadingFailed, also where Multicall3 is not: one by one, a revert can't be told from a node that is silent.
+    """
+    returned = _fetch_batch(chain, [_request(call) for call in calls], block)
+    if returned is None:
+        raise ReadingFailed(f"there is no Multicall3 at {MULTICALL3} at block {block}: is the node of the right chain?")
+    return [_decoded(call, data, block) if data else None for call, data in zip(calls, returned, strict=True)]
+
+
+def _request(call: Any) -> tuple[str, bytes]:
+    return call.address, bytes.fromhex(call._encode_transaction_data()[2:])
+
+
+def _fetch_batch(chain: ChainReader, requests: Sequence[tuple[str, bytes]], block: int | str) -> list[bytes] | None:
+    """What each returned, empty for a revert; None where Multicall3 is not."""
+    if not requests:
+        return []
+    packed = CODEC.encode(["(address,bool,bytes)[]"], [[(to, True, data) for to, data in requests]])
+    answer = _call(chain, MULTICALL3, _AGGREGATE3 + packed, block)
+    if not answer:  # what a call answers where there is no code
+        return None
+    [results] = CODEC.decode(["(bool,bytes)[]"], answer)
+    return [data if ok else b"" for ok, data in results]
 
 
 def _call(chain: ChainReader, to: str, data: bytes, block: int | str) -> bytes:

@@ -152,6 +152,26 @@ def test_history_crosses_into_earlier_phases(chain: FeedChain, before: int, reve
     assert chain.asked == [], "where a phase ends is kept too"
 
 
+@pytest.mark.parametrize("left_out", [{1}, {8}, {16}, {15, 16, 17}, {4, 8, 12, 16, 19}])
+def test_numbers_that_were_left_out_do_not_end_a_phase(chain: FeedChain, left_out: set[int]) -> None:
+    """Among them those where its end is searched for first, the powers of two."""
+    old = hourly(chain, 20)
+    newer = hourly(chain, 2, phase=2, start_s=20 * HOUR_S)
+    for number in left_out:
+        del chain.rounds[ETH][old[number - 1].round_id]
+    expected = [r for number, r in enumerate(old, start=1) if number not in left_out]
+    assert reader_of(chain).fetch_since(newer[-1], 0) == (*expected, *newer)
+
+
+def test_a_number_within_a_phase_that_reverts_is_refused_as_a_silent_node_would_be(chain: FeedChain) -> None:
+    old = hourly(chain, 20)
+    newer = hourly(chain, 2, phase=2, start_s=20 * HOUR_S)
+    del chain.rounds[ETH][old[7].round_id]
+    chain.reverting_phases = {1}
+    with pytest.raises(NothingThere):
+        reader_of(chain).fetch_since(newer[-1], 0)
+
+
 def test_where_two_phases_overlap_the_newer_counts_from_its_first_round_on(chain: FeedChain) -> None:
     old = hourly(chain, 10)
     newer = hourly(chain, 3, phase=2, start_s=6 * HOUR_S + 60)  # begins between the 7th and the 8th
