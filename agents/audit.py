@@ -2,8 +2,8 @@
 
 A failure is reported under the name of what does not hold: a field of the entry (`agentId` … `prices`), or a part of
 the explanation: `explanation` itself when it is missing or forged, `block` when it names none of which the decision
-can be, and `format`, `chain_id`, `vault`, `artefact`, `observation`, `decision`, `intent`, `review`, `text`. What the
-explanation says about a field of the entry is reported under the entry's name, wherever it says it.
+can be, and `format`, `chain_id`, `vault`, `artefact`, `observation`, `decision`, `intent`, `consensus`, `review`,
+`text`. What the explanation says about a field of the entry is reported under the entry's name, wherever it says it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agents.constitution import consensus_clauses
 from agents.cycle import ORDER_LIFETIME_S, RoundSource, VaultSource, explain, observe
 from agents.explanation import DocumentStore, ExplanationForged, ExplanationMissing, plain
-from agents.intent import plan_intent
+from agents.intent import Intent, plan_intent
 from agents.ledger import LedgerEntry
 from offchain_rl.artefact import Artefact
 from offchain_rl.observation import BadObservation
@@ -22,6 +23,7 @@ from offchain_rl.policy import policy_from_artefact
 from offchain_rl.prices import BadPriceData
 from oracle.chain import BlockRef
 from oracle.chainlink import PHASE_SHIFT, Round
+from oracle.consensus import Consensus, ConsensusRules, ConsensusSource
 from oracle.errors import FeedMismatch, NothingThere
 from oracle.vault_state import VaultReading
 
@@ -70,6 +72,8 @@ class Auditor:
     documents: DocumentStore
     decimals: Mapping[str, int]
     fetch_block: Callable[[int], BlockRef]
+    # Needed for trades whose agent compared sources: a comparison that can't be made again does not hold.
+    consensus: ConsensusSource | None = None
 
     def audit(self, entry: LedgerEntry, claimed: Mapping[str, Any] | None = None) -> list[Finding]:
         """Everything about a trade that does not hold; an empty list when it does.
@@ -144,11 +148,21 @@ class Auditor:
         if intent is None:
             yield Finding(field="intent", expected=None, found=document.get("intent"))
             return
-        again = explain(self.chain_id, artefact, vault, observation, decision, intent, ())
+        consensus = self._compared_again(document, vault, intent)
+        broken = consensus_clauses(intent, vault, consensus)
+        again = explain(self.chain_id, artefact, vault, observation, decision, intent, broken, consensus)
         yield from _differences(again, document)
         if entry.fields["amountOut"] < intent.min_amount_out:
             expected = f"at least {intent.min_amount_out}"
             yield Finding(field="amountOut", expected=expected, found=entry.fields["amountOut"])
+
+    def _compared_again(self, document: Mapping[str, Any], vault: VaultReading, intent: Intent) -> Consensus | None:
+        """By the rules that the agent says it had; None when it compared nothing, or nobody can tell."""
+        try:
+            rules = ConsensusRules(**{name: int(value) for name, value in document["consensus"]["rules"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        return self.consensus.fetch(vault, intent.asset, rules) if self.consensus else None
 
     def _published(self, entry: LedgerEntry) -> Iterator[Finding]:
         """Every price in the entry is a round that the feed published; a feed that had none answers zeros."""

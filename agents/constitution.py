@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.intent import BPS, Intent
+from oracle.consensus import Consensus
 from oracle.vault_state import VaultReading, VaultState, reason_names
 
 
@@ -34,7 +35,12 @@ class BrokenClause:
 
 
 def review(
-    intent: Intent, vault: VaultReading, *, artefact_hash: str, operator: OperatorLimits = OperatorLimits()
+    intent: Intent,
+    vault: VaultReading,
+    *,
+    artefact_hash: str,
+    operator: OperatorLimits = OperatorLimits(),
+    consensus: Consensus | None = None,
 ) -> tuple[BrokenClause, ...]:
     """The clauses that the trade would break, none when it may be sent. No price means denied."""
     broken = [
@@ -45,7 +51,14 @@ def review(
         broken += _cumulative_clauses(vault)
     if intent.is_buy or not vault.is_reducing:
         broken += _outcome_clauses(intent, vault, operator)
-    return tuple(broken)
+    return (*broken, *consensus_clauses(intent, vault, consensus))
+
+
+def consensus_clauses(intent: Intent, vault: VaultReading, consensus: Consensus | None) -> tuple[BrokenClause, ...]:
+    """Sources that disagree deny a trade, but not a vault that may only reduce its way out: in a fall a mean lags."""
+    if consensus is None or not consensus.objection or (vault.is_reducing and not intent.is_buy):
+        return ()
+    return (BrokenClause(clause="consensus", detail=consensus.objection),)
 
 
 def _state_clauses(intent: Intent, vault: VaultReading, artefact_hash: str) -> Sequence[BrokenClause]:

@@ -24,6 +24,7 @@ from offchain_rl.prices import BadPriceData, sample_rounds
 from offchain_rl.prices import Round as PriceRound
 from oracle.chain import BlockRef
 from oracle.chainlink import Round
+from oracle.consensus import Consensus, ConsensusRules, ConsensusSource
 from oracle.errors import OracleError
 from oracle.vault_state import VaultReading, as_plain, reason_names
 
@@ -73,6 +74,9 @@ class Cycle:
     documents: DocumentStore
     decimals: Mapping[str, int]
     operator: OperatorLimits = field(default_factory=OperatorLimits)
+    # Without one, prices are taken as the vault has them.
+    consensus: ConsensusSource | None = None
+    consensus_rules: ConsensusRules = field(default_factory=ConsensusRules)
 
     def run(self, block: BlockRef) -> list[Step]:
         """Decides about every listed asset at a block; the steps in the order they were taken, sales first.
@@ -107,8 +111,13 @@ class Cycle:
     def _act(self, vault: VaultReading, wish: Step, intent: Intent) -> Step:
         assert wish.observation is not None
         assert wish.decision is not None
-        broken = review(intent, vault, artefact_hash=self.artefact.artefact_hash, operator=self.operator)
-        document = explain(self.chain_id, self.artefact, vault, wish.observation, wish.decision, intent, broken)
+        consensus = self.consensus.fetch(vault, intent.asset, self.consensus_rules) if self.consensus else None
+        broken = review(
+            intent, vault, artefact_hash=self.artefact.artefact_hash, operator=self.operator, consensus=consensus
+        )
+        document = explain(
+            self.chain_id, self.artefact, vault, wish.observation, wish.decision, intent, broken, consensus
+        )
         name = self.documents.put(document)
         row = self.journal.open_intent(
             vault=vault.address, sequence=vault.nonce, block=vault.block.number,
@@ -161,6 +170,7 @@ def explain(
     decision: Decision,
     intent: Intent,
     broken: tuple[BrokenClause, ...],
+    consensus: Consensus | None = None,
 ) -> dict[str, Any]:
     """The document whose hash goes into the ledger: what was known, what was decided, what was wanted."""
     document = {
@@ -195,6 +205,8 @@ def explain(
         "review": [asdict(b) for b in broken],
         "text": _sentence(vault, decision, intent, broken),
     }
+    if consensus:
+        document["consensus"] = consensus.as_plain()
     plain_document: dict[str, Any] = plain(document)
     return plain_document
 

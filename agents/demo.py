@@ -34,7 +34,7 @@ from agents.journal import Journal
 from agents.ledger import fetch_entries
 from agents.localnet import feeds
 from agents.localnet.evm import Account, CallReverted, LocalEvm, TransactionReverted
-from agents.localnet.market import LocalMarket
+from agents.localnet.market import LocalMarket, pool_readers
 from agents.manifest import build_manifest
 from agents.settlement import Settler
 from agents.vault_execution import VaultExecution
@@ -43,6 +43,7 @@ from offchain_rl.observation import ObservationSpec
 from offchain_rl.prices import Bars
 from oracle.chain import fetch_block
 from oracle.chainlink import ChainlinkReader
+from oracle.consensus import ConsensusReader, ConsensusRules
 from oracle.multicall import fetch_many
 from oracle.vault_state import VaultReader, VaultState, reason_names
 
@@ -53,6 +54,8 @@ FEED_DECIMALS = 8
 # Well within the blocks whose state a local node keeps.
 AUDIT_EVERY_BARS = 20
 POKE_EVERY_BARS = 6
+# More than the blocks that trade in one pool during a mean's window.
+OBSERVATIONS = 60
 GENESIS_FILE = Path(__file__).resolve().parents[1] / "deployments" / "genesis" / "local.toml"
 
 PEOPLE = (
@@ -191,6 +194,7 @@ class Demo:
             {asset.token: self.evm.at("FeedProxy", asset.feed) for asset in self.market.book.assets}
             | {self.market.book.quote: self.evm.at("FeedProxy", self.market.book.quote_feed)},
         )
+        self.consensus = ConsensusReader(pool_readers(self.evm, self.market.book))
         self._propose_all()
         self.say(f"deployed {len(self.symbols)} market(s) and the protocol; {len(self.votes)} proposals are in")
         self.started_at_s = int(first.timestamps_s[self.config.first_bar])
@@ -205,6 +209,8 @@ class Demo:
             market.add_asset(
                 symbol, price_usd=prices[symbol], decimals=8, pool_fee=500, liquidity_usd=self.config.liquidity_usd
             )
+        for symbol in self.symbols:
+            market.remember(symbol, OBSERVATIONS)
         return market
 
     def _plan_strategies(self) -> Iterator[Strategy]:
@@ -323,6 +329,8 @@ class Demo:
             documents=self.documents,
             decimals=self.decimals,
             operator=OperatorLimits(min_trade_value=1000 * QUOTE_UNIT),
+            consensus=self.consensus,
+            consensus_rules=ConsensusRules(twap_window_s=self._bar_s),
         )
 
     def reader(self, strategy: Strategy) -> VaultReader:
@@ -365,6 +373,7 @@ class Demo:
             auditor = Auditor(
                 chain_id=self.d.chain_id, artefacts=artefacts, vaults=self.reader(strategy), rounds=self.rounds,
                 documents=self.documents, decimals=self.decimals, fetch_block=lambda n: fetch_block(self.evm, n),
+                consensus=self.consensus,
             )  # fmt: skip
             for entry in fetch_entries(self.evm, self.ledger, strategy.vault.address, from_block=self.audited_to + 1):
                 self.findings[entry.id] = auditor.audit(entry)

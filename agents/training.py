@@ -93,5 +93,5 @@ def _on_grid(grid: Bars, other: Bars) -> Bars:
     return Bars(
         source=other.source, bar_s=grid.bar_s, timestamps_s=grid.timestamps_s, gaps=other.gaps,
         open_e8=other.open_e8[index], high_e8=other.high_e8[index],
-        low_e8=other.low_e8[index], close_e8=other.close_e8[index],
+        low_e8=other.low_e8[index], close_e8=other.close_e8[index], rounds_quality=other.rounds_quality,
     )  # fmt: skip

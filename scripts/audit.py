@@ -22,10 +22,12 @@ from agents.deployments import NetworkDeployment
 from agents.errors import Misconfigured
 from agents.explanation import DocumentStore, plain
 from agents.ledger import LedgerBroken, LedgerEntry, entries_in, fetch_entries, verify_chain
+from agents.localnet.market import pool_readers
 from agents.manifest import load_artefact
 from oracle.abi import type_signature
 from oracle.chain import fetch_block
 from oracle.chainlink import ChainlinkReader
+from oracle.consensus import ConsensusReader
 from oracle.vault_state import VaultReader
 from scripts._chain import Connection, on_chain, parse_hash, say
 
@@ -131,6 +133,7 @@ def make_auditor(
         documents=DocumentStore(explanations),
         decimals={token: feed.feedDecimals for token, feed in listed.items()},
         fetch_block=lambda number: fetch_block(chain, number),
+        consensus=ConsensusReader(pool_readers(chain, found.market)),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from offchain_rl.artefact import ActionSpec, ArtefactInvalid, save
 from offchain_rl.backtest import BacktestConfig
 from offchain_rl.evaluate import WalkForwardConfig
 from offchain_rl.observation import BadObservation, ObservationSpec
-from offchain_rl.prices import Bars, load_bars
+from offchain_rl.prices import Bars, check_series, load_bars
 from offchain_rl.spot_vault import DAY_S
 from scripts._chain import in_one_sentence, say, show, warn
 
@@ -55,6 +55,8 @@ def cli(
     require_writable(out)
     bars = load_bars(data)
     others = [load_bars(source) for source in companions or train_ppo.DEFAULT_COMPANIONS.get(data, ())]
+    for quality in check_series(bars, *others):
+        warn([f"{quality.source}: {check.says}" for check in quality.checks if check.verdict == "warn"])
     try:
         config = make_config(train_ppo, bars, seed, steps, max_weight_bps)
         walk = WalkForwardConfig(

@@ -20,6 +20,7 @@ from typing import Any, Self
 from agents.contracts import load_artifact, third_party
 from agents.localnet import feeds, uniswap
 from agents.localnet.evm import Account, LocalEvm
+from oracle.pool_state import PoolReader
 
 # Where public chains have it: https://www.multicall3.com
 MULTICALL3 = "0xcA11bde05977b3631167028862bE2a173976CA11"
@@ -195,6 +196,11 @@ class LocalMarket:
         self.book = replace(book, assets=(*kept, asset))
         return asset
 
+    def remember(self, symbol: str, observations: int) -> None:
+        """Give the pool room for so many observations, at one for each block that trades: what its means reach back."""
+        pool = self.evm.at(third_party("UniswapV3Pool"), self.book.asset(symbol).pool)
+        self.evm.send(pool.functions.increaseObservationCardinalityNext(observations), self.deployer)
+
     # Feeds
 
     def publish(self, symbol: str, price_usd: Decimal, at_s: int | None = None) -> int:
@@ -367,6 +373,12 @@ class LocalMarket:
         self.evm.send(weth.functions.deposit(), self.deployer, value=amount)
         if address != self.deployer.address:
             self.evm.send(weth.functions.transfer(address, amount), self.deployer)
+
+
+def pool_readers(chain: Any, book: AddressBook) -> dict[str, PoolReader]:
+    """Readers of the book's pools by the token that they price. `chain`: a LocalEvm or a RemoteChain."""
+    pool = third_party("UniswapV3Pool")
+    return {asset.token: PoolReader(chain, chain.at(pool, asset.pool)) for asset in book.assets}
 
 
 def _deploy_feed(evm: LocalEvm, description: str, decimals: int, deployer: Account) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from agents.constitution import BrokenClause, OperatorLimits, review
 from agents.intent import Intent
+from oracle.consensus import Consensus, ConsensusRules, SourcePrice, compare
 from oracle.vault_state import Reason, VaultReading, VaultState
 from tests.unit.oracle.readings import ARTEFACT_HASH, BTC, ETH, NOW_S, USD, WAD, position, reading
 
@@ -72,6 +74,26 @@ def test_a_reducing_vault_denies_purchases_and_takes_sales_beyond_every_limit_of
     )  # fmt: skip
     assert "reducing" in broken(buy(USD), vault)
     assert broken(sell(200 * WAD), vault, max_trade_bps=1, max_trades_per_day=1) == []
+
+
+# What the sources say
+
+
+def test_sources_that_disagree_deny_a_trade_but_no_way_out_of_a_vault_that_may_only_reduce() -> None:
+    def consensus(*prices: int) -> Consensus:
+        readings = [SourcePrice(source=f"source {p}", price=Fraction(p), age_s=0) for p in prices]
+        return compare(ETH, rich().block, readings, ConsensusRules(min_sources=2))
+
+    def clauses(intent: Intent, vault: VaultReading, *prices: int) -> list[str]:
+        found = review(intent, vault, artefact_hash=ARTEFACT_HASH, consensus=consensus(*prices))
+        return [b.clause for b in found]
+
+    reducing = rich(state=VaultState.REDUCING, reasons=int(Reason.DAY_LOSS))
+    for intent in (buy(USD), sell(WAD)):
+        assert clauses(intent, rich(), 2000, 2001) == []
+        assert clauses(intent, rich(), 2000, 3000) == ["consensus"]
+    assert clauses(sell(WAD), reducing, 2000, 3000) == []
+    assert clauses(buy(USD), reducing, 2000, 3000) == ["reducing", "consensus"]
 
 
 # What is traded

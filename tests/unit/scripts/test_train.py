@@ -70,6 +70,15 @@ def test_data_that_is_not_there_is_named(arguments: list[str], says: str, tmp_pa
     assert says in refuse(train.cli, *arguments, "--out", str(tmp_path / "a.json"))
 
 
+def test_a_series_that_is_not_fit_is_refused_before_training_by_file_row_and_check(tmp_path: Path, refuse: Refuse):
+    good = write_bars(tmp_path / "good.csv", 2200)
+    bad = write_bars(tmp_path / "bad.csv", 2200, line_700=f"{START_S + BAR_S * 699},2000,900000,2000,900000")
+    for options in (["--data", str(bad)], ["--data", str(good), "--companion", str(bad)]):
+        sentence = refuse(train.cli, *options, "--out", str(tmp_path / "a.json"))
+        assert sentence.startswith("bad.csv, row 700: the check of outliers failed: the price goes from ")
+    assert not (tmp_path / "a.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
