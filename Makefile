@@ -5,17 +5,20 @@ PYTHON ?= python3.11 python3.12 python3
 # Which compiler: auto (a native solc 0.8.30 from ~/.solcx, else npm's), native (download it), npm.
 SOLC ?= auto
 DEMO_ARGS ?=
+# 1: a local graph-node indexes the demo.
+GRAPH ?=
 TEST_ARGS ?=
 # What is given to the tool of that verb, such as MUTATE_ARGS="--minutes 60" or FUZZ_ARGS="--seed 7".
 FUZZ_ARGS ?=
 MUTATE_ARGS ?= --sample 150 --seed 1
 ECONOMY_ARGS ?=
+ORACLE_ARGS ?=
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check demo artifacts gas brownie forge lock clean \
-	attacks fuzz-fast fuzz prove mutate coverage slither economy
+.PHONY: help install graph subgraph test check demo artifacts gas brownie forge lock clean \
+	attacks fuzz-fast fuzz prove mutate coverage slither economy bench-oracle
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +30,10 @@ install: ## set up .venv, node_modules and the compiler (SOLC=auto|native|npm)
 	echo "make install: MarketFlow needs Python 3.11 or 3.12 with its venv module; on Debian or Ubuntu:" \
 	"apt-get install python3.11 python3.11-venv, elsewhere: make install PYTHON=/path/to/python3.11" >&2; exit 1
 
-test: install ## run every test group (TEST_ARGS="contracts agents" for some)
+graph: install ## set up a graph-node and PostgreSQL (Linux on x86-64); what needs them calls it
+	@$(RUN) tools/bootstrap.py --graph
+
+test: install graph ## run every test group (TEST_ARGS="contracts agents" for some)
 	@$(RUN) tools/run_tests.py $(TEST_ARGS)
 
 check: install ## lint, artefacts up to date, dependencies consistent
@@ -35,8 +41,8 @@ check: install ## lint, artefacts up to date, dependencies consistent
 	@$(RUN) tools/build_artifacts.py --check
 	@$(RUN) -m pip check
 
-demo: install ## run the whole circle on a local chain (DEMO_ARGS="...")
-	@.venv/bin/ape run demo $(DEMO_ARGS)
+demo: install $(if $(filter 1,$(GRAPH)),graph) ## run the whole circle on a local chain (DEMO_ARGS="...", GRAPH=1)
+	@.venv/bin/ape run demo $(if $(filter 1,$(GRAPH)),--graph) $(DEMO_ARGS)
 
 attacks: install ## act out every attack on the contracts: what it gains, what it costs, what stops it
 	@$(RUN) -m pytest tests/contracts/attacks -q
@@ -62,8 +68,14 @@ mutate: install ## change the contracts, see whether a test notices; resumes (MU
 economy: install ## a thousand agents, honest and not: what cheating earns (ECONOMY_ARGS="--quick")
 	@$(RUN) -m benchmarks.economy $(ECONOMY_ARGS)
 
+bench-oracle: install ## feeds, histories and Graph answers per second, beside plain web3 and requests
+	@$(RUN) -m benchmarks.oracle $(ORACLE_ARGS)
+
 artifacts: install ## compile contracts/ into agents/abi/
 	@$(RUN) tools/build_artifacts.py
+
+subgraph: graph ## build the subgraph; a manifest for each network in deployments/
+	@.venv/bin/ape run manifests
 
 gas: install ## measure gas again and update the table the tests compare with
 	@$(RUN) -m tests.contracts.gas_table --update
@@ -75,10 +87,12 @@ brownie: install ## build the contracts with brownie too, compare the byte code,
 forge: install ## build the contracts with forge too, compare the byte code
 	@$(RUN) tools/other_builders.py forge
 
-lock: install ## after a pin changed: write constraints.txt and package-lock.json anew
+lock: install graph ## after a pin changed: write constraints.txt and package-lock.json anew
 	@$(RUN) tools/bootstrap.py --lock
 	@npm install --package-lock-only --no-fund --no-audit
+	@npm install --package-lock-only --no-fund --no-audit --prefix subgraph
 
 clean: ## remove what builds and tests made; the installed tools stay
 	@rm -rf .build build contracts/.cache brownie/build brownie/reports .pytest_cache .ruff_cache .hypothesis
+	@for at in subgraph subgraph/pools; do rm -rf $$at/abis $$at/build $$at/generated $$at/subgraph.yaml; done
 	@find . -name __pycache__ -not -path './.venv*' -not -path './node_modules/*' -prune -exec rm -rf {} +

@@ -41,8 +41,9 @@ class NetworkDeployment:
         return json.dumps({"protocol": self.protocol.to_dict(), "market": self.market.to_dict()}, indent=2) + "\n"
 
 
-def load_deployment(path: Path, *, chain_id: int) -> NetworkDeployment:
-    """What was deployed. Raises Misconfigured when the file is missing, unreadable, or of another chain."""
+def load_deployment(path: Path, *, chain_id: int | None) -> NetworkDeployment:
+    """What was deployed. Raises Misconfigured when the file is missing, unreadable, or of another chain (with `None`,
+    of whichever)."""
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = NetworkDeployment(
@@ -52,7 +53,7 @@ def load_deployment(path: Path, *, chain_id: int) -> NetworkDeployment:
         raise Misconfigured(f"{path} does not exist: run `ape run deploy` on this network first") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Misconfigured(f"{path} is not a deployment ({error}): restore the file, or deploy again") from error
-    if found.protocol.chain_id != chain_id:
+    if chain_id not in (None, found.protocol.chain_id):
         raise Misconfigured(
             f"{path} is of chain {found.protocol.chain_id}, the node is on chain {chain_id}: check --network"
         )

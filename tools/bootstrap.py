@@ -4,8 +4,9 @@
     node_modules   Solidity sources, the solc and anvil/forge binaries, as pinned in package-lock.json
     .solcx         the compiler that py-solc-x, and so ape and brownie, will find
 
-Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead, `--prover` .venv-prover; `--lock`
-rewrites constraints.txt from .venv after a pin was changed.
+Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead, `--prover` .venv-prover, `--graph`
+adds PostgreSQL to .venv and a graph-node in subgraph/node_modules; `--lock` rewrites constraints.txt from .venv after
+a pin was changed.
 
 This file starts before anything is installed: only the standard library, and syntax that an old Python still
 parses, so that it can say in a sentence what is missing.
@@ -14,6 +15,7 @@ parses, so that it can say in a sentence what is missing.
 import argparse
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -25,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BROWNIE_VENV = ROOT / ".venv-brownie"
 PROVER_VENV = ROOT / ".venv-prover"
+# Holds nothing but the stamp that says that .venv has PostgreSQL too.
+GRAPH_IN_VENV = VENV / "graph"
 CONSTRAINTS = ROOT / "constraints.txt"
 SOLC = ROOT / ".solcx" / "solc-v0.8.30"
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 12)
@@ -32,6 +36,7 @@ MIN_NODE = 20
 # What each part is made from: when one of these changes, that part is made again.
 PYTHON_INPUTS = ["pyproject.toml", "constraints.txt", "tools/bootstrap.py"]
 NODE_INPUTS = ["package.json", "package-lock.json", ".npmrc", "tools/bootstrap.py"]
+GRAPH_INPUTS = ["subgraph/package.json", "subgraph/package-lock.json", "subgraph/.npmrc", "tools/bootstrap.py"]
 BROWNIE_INPUTS = ["brownie/requirements.txt", "tools/bootstrap.py"]
 PROVER_INPUTS = ["tests/solidity/proofs/requirements.txt", "tools/bootstrap.py"]
 
@@ -40,6 +45,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--brownie", action="store_true", help="install brownie in .venv-brownie")
     options.add_argument("--prover", action="store_true", help="install the prover in .venv-prover")
+    options.add_argument("--graph", action="store_true", help="install what a local graph-node needs")
     options.add_argument("--lock", action="store_true", help="rewrite constraints.txt from .venv")
     options.add_argument(
         "--solc",
@@ -55,6 +61,11 @@ def main():
         once(BROWNIE_VENV, BROWNIE_INPUTS, "", install_brownie)
     elif chosen.prover:
         once(PROVER_VENV, PROVER_INPUTS, "", install_prover)
+    elif chosen.graph and (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        print("There is no graph-node for %s on %s: left out." % (sys.platform, platform.machine()))
+    elif chosen.graph:
+        once(GRAPH_IN_VENV, PYTHON_INPUTS, "", install_postgres)
+        once(ROOT / "subgraph" / "node_modules", GRAPH_INPUTS, "", install_graph_node)
     else:
         once(VENV, PYTHON_INPUTS, "", install_python)
         once(ROOT / "node_modules", NODE_INPUTS, "solc=" + chosen.solc, lambda: install_node(chosen.solc))
@@ -90,6 +101,16 @@ def install_python():
 def install_node(solc):
     run("npm", "ci", "--loglevel=error", env=with_path(VENV / "bin"))
     link_solc(solc, usable_node() or VENV / "bin" / "node")
+
+
+def install_postgres():
+    GRAPH_IN_VENV.mkdir(exist_ok=True)
+    pip(VENV, "--constraint", CONSTRAINTS, "--editable", "%s[graph]" % ROOT)
+
+
+def install_graph_node():
+    command = ["npm", "ci", "--loglevel=error", "--ignore-scripts", "--prefix", "subgraph"]
+    run(*command, env=with_path(VENV / "bin"))
 
 
 def install_brownie():

@@ -51,6 +51,7 @@ GROUPS = [
     Group(name="contracts", tests=("tests/contracts/unit", "tests/contracts/test_*.py")),
     Group(name="attacks", tests=("tests/contracts/attacks",)),
     Group(name="fuzz", command=(PYTHON, "tools/fuzz.py", "fast")),
+    Group(name="graph", tests=("tests/graph",)),
     Group(name="e2e", tests=("tests/e2e",)),
     Group(name="fork", tests=("tests/fork",)),
 ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import shutil
 import socket
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,9 @@ from web3.providers import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
 from agents.contracts import node_modules_roots
+from agents.localnet.process import OwnedProcess, is_taken
 
 _TIMEOUT_S = 60
-
-# Runs anvil, waits for a line or for the end of its standard input, which comes when the parent dies in whatever way,
-# then kills anvil, and the rest of its process group in case anvil is a wrapper that started another. The shell itself
-# gives up its output, so end of output means that anvil has died.
-_WATCHDOG = """
-"$@" </dev/null & child=$!
-exec >/dev/null 2>&1
-read -r _
-kill -9 "$child"; wait "$child"; kill -9 0
-"""
 
 
 class EvmUnavailable(RuntimeError):
@@ -65,7 +54,7 @@ class AnvilProcess:
         program = find_anvil()
         if program is None:
             raise EvmUnavailable("anvil is not installed: run `make install`, or use kind='py-evm'")
-        if port is not None and _is_taken(port):
+        if port is not None and is_taken(port):
             raise PortTaken(f"port {port} is taken: choose another, or none to get a free one")
         options = {
             "--host": "127.0.0.1",
@@ -83,14 +72,7 @@ class AnvilProcess:
         }
         command = [str(program), "--disable-default-create2-deployer"]
         command += [str(part) for option in options.items() for part in option]
-        self._watchdog = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCHDOG, "anvil", *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self._process = OwnedProcess(command)
         try:
             self.port = self._wait_until_listening(program)
         except BaseException:
@@ -99,19 +81,15 @@ class AnvilProcess:
 
     def close(self) -> None:
         """Kill anvil and wait until it is gone. Calling it again does nothing."""
-        if self._watchdog.stdin and not self._watchdog.stdin.closed:
-            # A line, because a forked child of ours may hold the pipe open.
-            with contextlib.suppress(BrokenPipeError):
-                self._watchdog.communicate("\n")
+        self._process.close()
 
     def _wait_until_listening(self, program: Path) -> int:
-        stdin, stdout = self._watchdog.stdin, self._watchdog.stdout
-        assert stdin is not None and stdout is not None
-        timer = threading.Timer(_TIMEOUT_S, stdin.close)
+        timer = threading.Timer(_TIMEOUT_S, self._process.stdin.close)
         timer.start()
         said: list[str] = []
         try:
-            for line in stdout:
+            assert self._process.stdout is not None
+            for line in self._process.stdout:
                 if line.startswith("Listening on "):
                     return int(line.rsplit(":", 1)[1])
                 said.append(line)
@@ -162,15 +140,3 @@ class AnvilProvider(JSONBaseProvider):
         self._local.connection = connection
         self._connections.append(connection)
         return connection
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
-
-

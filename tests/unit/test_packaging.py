@@ -16,7 +16,7 @@ from tools import build_artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK = json.loads((ROOT / "package-lock.json").read_text())
+LOCKS = ("package-lock.json", "subgraph/package-lock.json")
 GENERATED = re.compile(r"^(\.git|\.venv.*|node_modules|build|\.build|\.solcx|.*cache.*|\.hypothesis|.*\.egg-info)$")
 
 
@@ -67,8 +67,9 @@ def test_constraints_hold_every_direct_dependency() -> None:
     assert missing == [], "run `make lock`"
 
 
-def test_lock_names_no_server_and_hashes_everything() -> None:
-    packages = {path: entry for path, entry in LOCK["packages"].items() if path}
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_names_no_server_and_hashes_everything(lock: str) -> None:
+    packages = {path: entry for path, entry in json.loads((ROOT / lock).read_text())["packages"].items() if path}
     assert [path for path, entry in packages.items() if "resolved" in entry] == []
     assert [path for path, entry in packages.items() if "integrity" not in entry] == []
 

@@ -15,8 +15,8 @@ from tests.unit.scripts.conftest import Refuse
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if not path.stem.startswith("_"))
-ON_CHAIN = "audit delegate deploy deploy_approved propose register_agent reward travel vote".split()
-SENDING = [name for name in ON_CHAIN if name not in ("audit", "travel")]
+ON_CHAIN = "audit delegate deploy deploy_approved localgraph propose register_agent reward status travel vote".split()
+SENDING = [name for name in ON_CHAIN if name not in ("audit", "localgraph", "status", "travel")]
 ARGUMENTS = {"audit": ["0x" + "11" * 32], "deploy_approved": ["1"], "reward": ["1"], "travel": ["1h"]}
 HASH = "0x" + "11" * 32
 
@@ -39,7 +39,7 @@ def options(command: click.Command) -> dict[str, click.Option]:
 
 
 def test_these_are_the_commands():
-    assert {*ON_CHAIN, "demo", "node", "train"} == set(COMMANDS)
+    assert {*ON_CHAIN, "check_data", "demo", "manifests", "node", "train"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
