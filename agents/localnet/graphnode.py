@@ -108,9 +108,9 @@ class LocalGraph:
 
     PostgreSQL, graph-node and what they wrote are gone when it is closed or when this process ends, however it ends.
     graph-node listens on all interfaces and can't be told otherwise: whoever reaches this machine can query it and, on
-    its admin port, deploy to it. It does not follow anvil through a reorganisation of more than ten blocks at once, because
-    anvil forgets what it took back, and still calls itself healthy then: `status` tells by its latest block. Raises
-    Misconfigured when a program is missing, LocalGraphFailed when one fails.
+    its admin port, deploy to it. It does not follow anvil through a reorganisation of more than ten blocks at once,
+    because anvil forgets what it took back, and still calls itself healthy then: `status` tells by its latest block.
+    Raises Misconfigured when a program is missing, LocalGraphFailed when one fails.
     """
 
     def __init__(self, rpc_url: str, manifests: Sequence[Path], *, port: int | None = None) -> None:

@@ -16,6 +16,7 @@ interface VM {
     function prank(address sender) external;
     function warp(uint256 timestamp) external;
     function load(address target, bytes32 slot) external view returns (bytes32);
+    function store(address target, bytes32 slot, bytes32 value) external;
 }
 
 /// @title What every symbolic proof uses
