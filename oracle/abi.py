@@ -8,18 +8,22 @@ from functools import cache
 from typing import Any
 
 from eth_abi.codec import ABICodec
-from eth_abi.decoding import UnsignedIntegerDecoder
-from eth_abi.encoding import UnsignedIntegerEncoder
+from eth_abi.decoding import StringDecoder, UnsignedIntegerDecoder
+from eth_abi.encoding import TextStringEncoder, UnsignedIntegerEncoder
 from eth_abi.registry import BaseEquals, registry
 from eth_utils import to_checksum_address
 
 
 def _strict_codec() -> ABICodec:
-    """eth-abi as it comes. Importing ape changes it for the whole process, to read an integer out of too few bytes:
-    then no answer would be the answer 0."""
+    """eth-abi as it comes, but for two things. Importing ape changes it for the whole process, to read an integer out
+    of too few bytes: then no answer would be the answer 0. And anybody can put bytes on chain that are no UTF-8 into
+    a string: they become U+FFFD, as they do in a subgraph, and stop nobody's reading."""
     own = registry.copy()
     own.unregister("uint")
     own.register(BaseEquals("uint"), UnsignedIntegerEncoder, UnsignedIntegerDecoder, label="uint")
+    own.unregister("string")
+    lenient = StringDecoder(handle_string_errors="replace")
+    own.register(BaseEquals("string", with_sub=False), TextStringEncoder, lenient, label="string")
     return ABICodec(own)
 
 

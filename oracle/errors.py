@@ -13,6 +13,7 @@ OracleError
 └── GraphError          a Graph endpoint gave no answer that we are willing to use
     ├── GraphUnavailable     no answer, or one that another attempt may better: every endpoint was tried
     ├── GraphRefused         the question, the key or the address is wrong: asking again won't help
+    │   └── GraphTooLong     the answer is larger than we take
     ├── GraphBehind          the indexer is behind the chain, or what it knows is too old
     ├── GraphForked          the indexer is on a block that the chain does not have
     └── GraphIndexingFailed  a handler of the subgraph failed: what it says may be wrong
@@ -75,6 +76,10 @@ class GraphUnavailable(GraphError):
 
 class GraphRefused(GraphError):
     """The endpoint will never answer this: a malformed question, a wrong key, an unknown subgraph."""
+
+
+class GraphTooLong(GraphRefused):
+    """The answer is larger than we take: ask for fewer rows at once."""
 
 
 class GraphBehind(GraphError):

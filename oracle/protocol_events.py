@@ -111,7 +111,7 @@ class EventProtocolReader(ProtocolReader):
         token_uri = self._contracts["agents"].functions.tokenURI
         uris = fetch_many(self._chain, [token_uri(agent_id) for agent_id in changed], block=block.number)
         for agent_id, uri in zip(changed, uris, strict=True):
-            books.agents[agent_id]["uri"] = uri
+            books.agents[agent_id]["uri"] = _stored(uri)
         if fetch_block(self._chain, block.number).hash != block.hash:
             raise ReadingFailed(f"block {block.number} is not {block.hash} any more: read the head again")
         return books
@@ -171,8 +171,8 @@ class EventProtocolReader(ProtocolReader):
         is_vote = decoded.name in ("VoteCast", "VoteCastWithParams")
         return _Event(
             contract=self._names.get(decoded.address, "vault_implementation"), name=decoded.name,
-            address=decoded.address, args=decoded.args, block=log["blockNumber"], at_s=self._time_of(log, times),
-            transaction=transaction,
+            address=decoded.address, args={name: _stored(value) for name, value in decoded.args.items()},
+            block=log["blockNumber"], at_s=self._time_of(log, times), transaction=transaction,
             submitter=self._chain.w3.eth.get_transaction(transaction)["from"] if is_vote else None,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -790,6 +790,11 @@ def _when(e: _Event) -> dict[str, Any]:
 
 def _limits(values: Sequence[int]) -> Limits:
     return Limits(**dict(zip((f.name for f in fields(Limits)), values, strict=True)))
+
+
+def _stored(value: Any) -> Any:
+    """Text as a subgraph has it: PostgreSQL stores no U+0000, so graph-node leaves it out."""
+    return value.replace("\0", "") if isinstance(value, str) else value
 
 
 def _hex(value: bytes) -> str:

@@ -60,6 +60,7 @@ from oracle.errors import (
     GraphForked,
     GraphIndexingFailed,
     GraphRefused,
+    GraphTooLong,
     GraphUnavailable,
     ReadingFailed,
     WrongChain,
@@ -86,7 +87,7 @@ _MEANINGS: tuple[tuple[str, type[GraphError], str], ...] = (
     (r"bad query|has no field|Failed to decode", GraphRefused, "its subgraph may be of another version"),
 )
 # The most hopeful first: with several endpoints, what may still pass decides.
-_HOPE = (GraphUnavailable, GraphBehind, GraphForked, GraphIndexingFailed, GraphRefused)
+_HOPE = (GraphUnavailable, GraphBehind, GraphForked, GraphTooLong, GraphIndexingFailed, GraphRefused)
 _FINAL = (GraphIndexingFailed, GraphRefused)
 
 # What is added to every question. `_meta` of a block given by its number has no hash; so that is not pinned, and shows
@@ -200,19 +201,25 @@ class GraphClient:
     ) -> GraphAnswer:
         """Every row of a plural field, ordered by id, all at one block; `on_progress` gets the number so far.
 
+        Rows can be long, because anybody can put text on chain: where a page is longer than we take, it gets fewer.
         Raises what `query` raises: GraphForked when the chain was reorganised meanwhile, and nothing is given of what
         was read until then.
         """
         filter_type, last = self._filter_of(field)
-        document = (
-            f"query ($where: {filter_type}) "
-            f"{{ {field}(first: {PAGE_ROWS}, orderBy: id, orderDirection: asc, where: $where) {{ id {selection} }} }}"
-        )
+        page_rows = PAGE_ROWS
         rows: list[dict[str, Any]] = []
         first: GraphAnswer | None = None
         while True:
             after = {"id_gt": last}
-            page = self.query(document, {"where": {"and": [where, after]} if where else after}, block=block)
+            ordered = f"first: {page_rows}, orderBy: id, orderDirection: asc, where: $where"
+            document = f"query ($where: {filter_type}) {{ {field}({ordered}) {{ id {selection} }} }}"
+            try:
+                page = self.query(document, {"where": {"and": [where, after]} if where else after}, block=block)
+            except GraphTooLong:
+                if page_rows == 1:
+                    raise
+                page_rows = max(1, page_rows // 8)
+                continue
             first, block = first or page, page.block
             if page.deployment != first.deployment:
                 raise GraphRefused(f"{page.endpoint} has another deployment than {first.endpoint}: name those of one")
@@ -223,7 +230,7 @@ class GraphClient:
             rows += page.data[field]
             if on_progress:
                 on_progress(len(rows))
-            if len(page.data[field]) < PAGE_ROWS:
+            if len(page.data[field]) < page_rows:
                 return replace(page, data={field: rows})
 
     def wait_for_block(self, number: int, timeout_s: float) -> BlockRef:
@@ -454,7 +461,10 @@ class _Endpoint:
         body = bytearray()
         while chunk := response.raw.read1(2**16, decode_content=True):
             body += chunk
-            if len(body) > MAX_ANSWER_BYTES or time.monotonic() > until_s:
+            if len(body) > MAX_ANSWER_BYTES:
+                response.close()
+                raise GraphTooLong(f"{self.name} gave more than {MAX_ANSWER_BYTES} bytes: ask for less at once")
+            if time.monotonic() > until_s:
                 response.close()
                 size = f"{len(body)} bytes of an answer in {self._timeout_s} s"
                 raise GraphUnavailable(f"{self.name} gave {size}, and no end: ask for less, or try again later")

@@ -218,7 +218,7 @@ def in_one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 
 def fail(sentence: str) -> None:
     """Exit code 1 after one sentence on stderr."""
-    click.echo(f"error: {' '.join(sentence.split())}", err=True)
+    click.echo(f"error: {printable(' '.join(sentence.split()))}", err=True)
     sys.exit(1)
 
 
@@ -332,15 +332,20 @@ def parse_amount(text: str, decimals: int, option: str) -> int:
 # Showing
 
 
+def printable(text: str) -> str:
+    """Without what a terminal would obey or write from right to left: others' text must not rewrite what is near it."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
+
+
 def say(*lines: str) -> None:
     """To standard error: progress, plans and warnings, which are no part of the answer."""
     for line in lines:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
 
 def warn(sentences: Sequence[str]) -> None:
     for sentence in sentences:
-        click.echo(f"warning: {sentence}", err=True)
+        click.echo(f"warning: {printable(sentence)}", err=True)
 
 
 def show(values: Mapping[str, Any], *, as_json: bool) -> None:
@@ -350,7 +355,7 @@ def show(values: Mapping[str, Any], *, as_json: bool) -> None:
         return
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        click.echo(f"{name:<{width}}  {_line(value)}".rstrip())
+        click.echo(printable(f"{name:<{width}}  {_line(value)}".rstrip()))
 
 
 def _line(value: Any) -> str:

@@ -23,7 +23,7 @@ from oracle.protocol_events import EventProtocolReader
 from oracle.protocol_graph import GraphProtocolReader, protocol_schema
 from oracle.thegraph import GraphClient
 from oracle.vault_state import reason_names
-from scripts._chain import Connection, amount, at, on_chain, say, tokens, warn
+from scripts._chain import Connection, amount, at, on_chain, printable, say, tokens, warn
 
 # An indexer further behind the node is not asked.
 MAX_LAG_BLOCKS, MAX_AGE_S = 50, 900
@@ -153,5 +153,5 @@ def print_table(console: Console, name: str, columns: Sequence[str], rows: Seque
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)

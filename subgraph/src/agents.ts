@@ -49,10 +49,11 @@ export function handleAgentTransfer(event: Transfer): void {
   agent.save();
 }
 
-/** ERC-4906: says that the URI has changed, not to what. */
+/** ERC-4906: says that the URI has changed, not to what. One that is too long to be read stays as it was. */
 export function handleMetadataUpdate(event: MetadataUpdate): void {
   const agent = loadAgent(event.params._tokenId);
-  agent.uri = AgentRegistry.bind(event.address).tokenURI(event.params._tokenId);
+  const uri = AgentRegistry.bind(event.address).try_tokenURI(event.params._tokenId);
+  if (!uri.reverted) agent.uri = uri.value;
   agent.save();
 }
 

@@ -29,6 +29,8 @@ export function handleVotingDelaySet(event: VotingDelaySet): void {
   const governance = loadGovernance(event.address);
   governance.votingDelay = event.params.newVotingDelay;
   governance.save();
+  // The constructor's, because it can't become zero later: a protocol in which nothing has happened has totals, too.
+  if (event.params.oldVotingDelay.isZero()) loadProtocol(event).save();
 }
 
 export function handleVotingPeriodSet(event: VotingPeriodSet): void {

@@ -24,6 +24,7 @@ from oracle.errors import (
     GraphForked,
     GraphIndexingFailed,
     GraphRefused,
+    GraphTooLong,
     GraphUnavailable,
     ReadingFailed,
     WrongChain,
@@ -360,8 +361,9 @@ def test_an_answer_without_bounds_is_not_read_to_its_end(
 ) -> None:
     monkeypatch.setattr("oracle.thegraph.MAX_ANSWER_BYTES", 2**20)
     server = serve(Reply(body=b" " * 2**24))
-    with pytest.raises(GraphUnavailable, match="and no end: ask for less"):
+    with pytest.raises(GraphTooLong, match="ask for less at once"):
         connect(server).query(QUESTION)
+    assert len(server.asked) == 1, "the same question would get the same answer"
 
 
 def test_a_server_that_is_not_there_is_unavailable(serve: Any, connect: Any) -> None:
@@ -824,6 +826,24 @@ def test_a_reorg_in_the_middle_of_paging_gives_no_rows(
     with pytest.raises(GraphForked):
         client.fetch_all("trades", "sequence")
     assert len(client.fetch_all("trades", "sequence").data["trades"]) == 2500, "once more, and it is right"
+
+
+def test_long_rows_come_in_shorter_pages(
+    serve: Any, connect: Any, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else anybody's long text on chain would keep everybody from reading what is beside it."""
+    monkeypatch.setattr("oracle.thegraph.MAX_ANSWER_BYTES", 2**14)
+    indexer.rows = rows(500)
+    answer = connect(serve(indexer)).fetch_all("trades", "sequence")
+    assert [row["sequence"] for row in answer.data["trades"]] == list(range(500))
+
+
+def test_a_row_that_is_too_long_alone_is_refused(
+    serve: Any, connect: Any, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oracle.thegraph.MAX_ANSWER_BYTES", 100)
+    with pytest.raises(GraphTooLong, match="more than 100 bytes"):
+        connect(serve(indexer)).fetch_all("trades", "sequence")
 
 
 def test_pages_are_of_one_deployment(serve: Any, connect: Any, indexer: Indexer) -> None:

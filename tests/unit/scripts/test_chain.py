@@ -24,6 +24,7 @@ from scripts._chain import (
     parse_amount,
     parse_hash,
     parse_id,
+    printable,
     show,
 )
 
@@ -177,3 +178,15 @@ def test_values_are_shown_as_json_or_one_to_a_line(capsys: pytest.CaptureFixture
 
 def _sample(kind: str) -> Any:
     return 1 if "int" in kind else b"\x11" * 32 if kind == "bytes32" else "0x" + "11" * 20
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\x9b", "\u202e", "\r", "\x07"])
+def test_others_text_does_not_steer_the_terminal(sign: str, capsys: pytest.CaptureFixture[str]):
+    assert printable(f"a{sign}[2Kb") == "a\ufffd[2Kb"
+    show({"title": f"a{sign}b"}, as_json=False)
+    _chain.say(f"a{sign}b")
+    _chain.warn([f"a{sign}b"])
+    with pytest.raises(SystemExit):
+        _chain.fail(f"x{sign}y")
+    said = capsys.readouterr()
+    assert sign not in said.out + said.err.replace("x y", "")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from agents.deployments import NetworkDeployment
 from agents.localnet.evm import start_evm
-from scripts.status import cli
+from scripts.status import cli, print_table
 from tests.contracts import story
 from tests.contracts.world import World
 
@@ -33,6 +34,11 @@ def run(told: tuple[World, Path], *options: str) -> Result:
     world, folder = told
     where = ["--network", str(world.evm.url), "--deployments", str(folder)]
     return CliRunner(mix_stderr=False).invoke(cli, [*where, *options])
+
+
+def test_a_proposal_s_title_can_not_rewrite_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(Console(markup=False), "proposals", ("title",), [("harmless\x1b[2A\x1b[2Kforged",)])
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_an_address_with_a_key_in_it_ends_in_one_sentence(told: tuple[World, Path]) -> None:
