@@ -90,7 +90,7 @@ forge: install ## build the contracts with forge too, compare the byte code
 lock: install graph ## after a pin changed: write constraints.txt and package-lock.json anew
 	@$(RUN) tools/bootstrap.py --lock
 	@npm install --package-lock-only --no-fund --no-audit
-	@npm install --package-lock-only --no-fund --no-audit --prefix subgraph
+	@cd subgraph && npm install --package-lock-only --no-fund --no-audit
 
 clean: ## remove what builds and tests made; the installed tools stay
 	@rm -rf .build build contracts/.cache brownie/build brownie/reports .pytest_cache .ruff_cache .hypothesis

@@ -109,8 +109,8 @@ def install_postgres():
 
 
 def install_graph_node():
-    command = ["npm", "ci", "--loglevel=error", "--ignore-scripts", "--prefix", "subgraph"]
-    run(*command, env=with_path(VENV / "bin"))
+    # Not with --prefix: npm would then look elsewhere for the machine's own settings, such as its certificates.
+    run("npm", "ci", "--loglevel=error", "--ignore-scripts", cwd=ROOT / "subgraph", env=with_path(VENV / "bin"))
 
 
 def install_brownie():
@@ -225,11 +225,12 @@ def with_path(*folders):
 
 
 def run(*command, **options):
-    """Run a command in the project folder; its output if `capture`. A failure ends the bootstrap with its name."""
+    """Run a command in the project folder, or `cwd`; its output if `capture`. A failure ends the bootstrap with its name."""
     command = [str(part) for part in command]
     stdout = subprocess.PIPE if options.get("capture") else None
     try:
-        done = subprocess.run(command, cwd=str(ROOT), env=options.get("env"), stdout=stdout, universal_newlines=True)
+        cwd = str(options.get("cwd", ROOT))
+        done = subprocess.run(command, cwd=cwd, env=options.get("env"), stdout=stdout, universal_newlines=True)
     except OSError as error:
         stop("Could not start %s: %s." % (command[0], error))
     if done.returncode != 0:
