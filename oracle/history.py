@@ -45,6 +45,7 @@ _SCHEMA = pa.schema(
 )
 _METADATA = b"marketflow_history"
 # What the columns hold.
+_WAY_OUT = "name another file, or move this one away"
 _MAX, _MAX_TIME_S = 10**38 - 1, 2**63 - 1
 
 
@@ -136,9 +137,9 @@ def load_history(path: Path) -> History:
             rounds=rounds,
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise HistoryDamaged(f"{path} is no history of a feed ({error}): delete it to download it again") from error
+        raise HistoryDamaged(f"{path} is no history of a feed ({error}): {_WAY_OUT}") from error
     if any(b.round_id <= a.round_id for a, b in zip(rounds, rounds[1:], strict=False)):
-        raise HistoryDamaged(f"{path}: its rounds are not in the order of their ids: delete it to download it again")
+        raise HistoryDamaged(f"{path}: its rounds are not in the order of their ids: {_WAY_OUT}")
     return history
 
 
@@ -271,8 +272,12 @@ def _write(history: History, path: Path) -> None:
     arrays = [pa.array([getattr(r, field.name) for r in history.rounds], field.type) for field in _SCHEMA]
     schema = _SCHEMA.with_metadata({_METADATA: json.dumps(about).encode()})
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:  # a full disk, mostly
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error

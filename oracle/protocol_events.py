@@ -109,7 +109,7 @@ class EventProtocolReader(ProtocolReader):
         # The first change comes with the registration.
         changed = [agent_id for agent_id, changes in books.uri_changes.items() if changes > 1]
         token_uri = self._contracts["agents"].functions.tokenURI
-        uris = fetch_many(self._chain, [token_uri(agent_id) for agent_id in changed], block=block.number)
+        uris = self._fetch_parts([token_uri(agent_id) for agent_id in changed], block)
         for agent_id, uri in zip(changed, uris, strict=True):
             books.agents[agent_id]["uri"] = _stored(uri)
         if fetch_block(self._chain, block.number).hash != block.hash:
@@ -166,6 +166,16 @@ class EventProtocolReader(ProtocolReader):
         query: Any = {"fromBlock": first, "toBlock": last, "address": addresses, "topics": topics}
         return list(self._chain.w3.eth.get_logs(query))
 
+    def _fetch_parts(self, calls: Sequence[Any], block: BlockRef) -> list[Any]:
+        """In halves where all at once is more than the node does in one call, which anybody's long text can make it."""
+        try:
+            return fetch_many(self._chain, calls, block=block.number)
+        except ReadingFailed:
+            if len(calls) == 1:
+                raise
+        half = len(calls) // 2
+        return self._fetch_parts(calls[:half], block) + self._fetch_parts(calls[half:], block)
+
     def _event(self, log: Any, decoded: Any, times: dict[bytes, int]) -> _Event:
         transaction = "0x" + bytes(log["transactionHash"]).hex()
         is_vote = decoded.name in ("VoteCast", "VoteCastWithParams")
@@ -189,7 +199,7 @@ class EventProtocolReader(ProtocolReader):
         hashes = (e.args["manifestHash"] for e in events if e.name == "ManifestSubmitted")
         missing = [h for h in hashes if _hex(h) not in self._manifests]
         manifest_of = self._contracts["strategies"].functions.manifestOf
-        contents = fetch_many(self._chain, [manifest_of(h) for h in missing], block=block.number)
+        contents = self._fetch_parts([manifest_of(h) for h in missing], block)
         self._manifests |= {_hex(h): content for h, content in zip(missing, contents, strict=True)}
         return self._manifests
 

@@ -69,6 +69,8 @@ from oracle.errors import (
 # What graph-node gives in one page at most.
 PAGE_ROWS = 1000
 FIRST_PAUSE_S = 0.5
+# An answer that has grown so long when its time is up is long, and not late.
+LONG_ANSWER_BYTES = 2**20
 # Whoever asks for a longer rest is not waited for.
 LONGEST_PAUSE_S = 30
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -461,13 +463,13 @@ class _Endpoint:
         body = bytearray()
         while chunk := response.raw.read1(2**16, decode_content=True):
             body += chunk
-            if len(body) > MAX_ANSWER_BYTES:
-                response.close()
-                raise GraphTooLong(f"{self.name} gave more than {MAX_ANSWER_BYTES} bytes: ask for less at once")
-            if time.monotonic() > until_s:
+            is_late = time.monotonic() > until_s
+            if len(body) > MAX_ANSWER_BYTES or is_late:
                 response.close()
                 size = f"{len(body)} bytes of an answer in {self._timeout_s} s"
-                raise GraphUnavailable(f"{self.name} gave {size}, and no end: ask for less, or try again later")
+                if len(body) > LONG_ANSWER_BYTES:
+                    raise GraphTooLong(f"{self.name} gave {size}, and no end: ask for less at once")
+                raise GraphUnavailable(f"{self.name} gave {size}, and no end: try again later")
         if self._key:  # an echo of it ends here, before the log
             body = re.sub(re.escape(self._key.encode()), b"[key]", body, flags=re.IGNORECASE)
         response.raw, response.encoding = io.BytesIO(body), "utf-8"

@@ -225,7 +225,7 @@ def with_path(*folders):
 
 
 def run(*command, **options):
-    """Run a command in the project folder, or `cwd`; its output if `capture`. A failure ends the bootstrap with its name."""
+    """Run a command in the project folder, or in `cwd`; its output if `capture`. A failure ends all with its name."""
     command = [str(part) for part in command]
     stdout = subprocess.PIPE if options.get("capture") else None
     try:

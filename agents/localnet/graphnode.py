@@ -126,14 +126,14 @@ class LocalGraph:
             self.folder = database.folder
             ipfs = starting.enter_context(_ipfs())
             self._log = starting.enter_context((self.folder / "graph-node.log").open("w+"))
-            options = {"--ethereum-rpc": f"{NETWORK}:{rpc_url}", "--ipfs": ipfs}
-            options |= {f"--{name}-port": str(number) for name, number in self._ports.items()}
+            options = {"--ipfs": ipfs} | {f"--{name}-port": str(number) for name, number in self._ports.items()}
             command = [str(program), "dev", *(part for option in options.items() for part in option)]
             for manifest in self.manifests:
                 command += ["--manifests", f"{manifest}:{manifest.parent}"]
-            self._process = OwnedProcess(
-                command, stdout=self._log, env={**os.environ, **_SETTINGS, "POSTGRES_URL": database.url}, cwd="/"
-            )
+            # Not among the options, which everybody on this machine can read: an address of a node may hold a key.
+            addresses = {"ETHEREUM_RPC": f"{NETWORK}:{rpc_url}", "POSTGRES_URL": database.url}
+            environment = os.environ | _SETTINGS | addresses
+            self._process = OwnedProcess(command, stdout=self._log, env=environment, cwd="/")
             starting.callback(self._process.close)
             self._wait_until_answering()
             self._running = starting.pop_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -179,6 +180,18 @@ def test_a_file_since_another_moment_is_not_gone_on_with(chain: LocalEvm, feed: 
         download_history(chain, feed, tmp_path / "h.parquet")
 
 
+def test_a_full_disk_is_said_and_leaves_what_was_there(
+    chain: LocalEvm, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("oracle.history.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*h\.parquet"):
+        download_history(chain, feed, tmp_path / "h.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", ["cut", "nothing in it", "text", "another table", "out of order"])
 def test_a_damaged_file_is_named(chain: LocalEvm, feed: Feed, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "h.parquet"
@@ -190,7 +203,7 @@ def test_a_damaged_file_is_named(chain: LocalEvm, feed: Feed, tmp_path: Path, da
         pq.write_table(table.take([1, 0, 2]), path)
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "nothing in it": b"", "text": b"roundId,answer\n"}[damage])
-    with pytest.raises(HistoryDamaged, match=r"h\.parquet.*delete it to download it again"):
+    with pytest.raises(HistoryDamaged, match=r"h\.parquet.*name another file"):
         download_history(chain, feed, path)
 
 
