@@ -335,7 +335,7 @@ contract PoolClaims is PoolWorld {
             uint256 paid = _owedToAgent(b) - _owedToAgent(a);
             uint256 rate = uint128(a.account[0]);
             assert(move == pnl);
-            assert(paid == rate * uint256(uint128(uint256(move))));
+            assert(paid == rate * uint256(uint128(a.account[4]))); // the pending move: the very word that the pool reads
         }
     }
 
