@@ -80,7 +80,7 @@ class Suite:
             answer = json.dumps(work())
             with os.fdopen(write, "w") as out:
                 out.write(answer)
-        except BaseException as error:
+        except BaseException as error:  # of a fork: whatever it is, it must not go on as a second pytest
             with contextlib.suppress(OSError):
                 os.write(write, json.dumps({"outcome": "error", "why": repr(error)[:500]}).encode())
         finally:

@@ -467,6 +467,7 @@ def test_anvil_leaves_no_files_and_refuses_blocks_it_has_forgotten(kind: str, mo
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_closing_twice_is_fine(evm: LocalEvm):
+def test_closing_again_does_nothing(evm: LocalEvm):
     evm.close()
     evm.close()
+    assert evm.url is None or not listens(int(evm.url.rsplit(":", 1)[1]))
