@@ -292,7 +292,8 @@ class GraphClient:
         assert read.data is not None
         indexer = read.data.pop("_indexer")
         if indexer is None or None in indexer["block"].values():
-            raise GraphRefused(f"{endpoint.name} does not say which block it is at: name another endpoint")
+            # As graph-node does until it has indexed its first block.
+            raise GraphBehind(f"{endpoint.name} does not say which block it is at: wait, or name another endpoint")
         if indexer["hasIndexingErrors"]:
             raise GraphIndexingFailed(f"{endpoint.name}: a handler failed: the subgraph has to be corrected")
         at = indexer["block"]

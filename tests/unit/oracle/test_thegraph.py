@@ -450,11 +450,17 @@ def test_an_indexer_that_does_not_say_where_it_is_is_refused(
     serve: Any, connect: Any, indexer: Indexer, change: dict[str, Any]
 ) -> None:
     server = serve(changed(indexer, lambda data: data["_indexer"]["block"].update(change)))
-    with pytest.raises(GraphRefused, match="does not say which block it is at"):
+    with pytest.raises(GraphBehind, match="does not say which block it is at"):
         connect(server).query(QUESTION)
     server = serve(changed(indexer, lambda data: data.update(_indexer=None)))
-    with pytest.raises(GraphRefused, match="does not say which block it is at"):
+    with pytest.raises(GraphBehind, match="does not say which block it is at"):
         connect(server).query(QUESTION)
+
+
+def test_an_indexer_that_has_just_begun_is_asked_again(serve: Any, connect: Any, indexer: Indexer) -> None:
+    """graph-node knows no block until it has indexed one."""
+    beginning = changed(indexer, lambda data: data.update(_indexer=None))
+    assert connect(serve(in_turn(beginning, indexer))).query(QUESTION).block == indexer.head
 
 
 def test_a_subgraph_whose_handler_failed_is_not_believed(serve: Any, connect: Any, indexer: Indexer) -> None:
