@@ -13,12 +13,15 @@ FUZZ_ARGS ?=
 MUTATE_ARGS ?= --sample 150 --seed 1
 ECONOMY_ARGS ?=
 ORACLE_ARGS ?=
+CHAOS_ARGS ?=
+SOAK_ARGS ?=
+FLEET_ARGS ?=
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install graph subgraph test check demo artifacts gas brownie forge lock clean \
-	attacks fuzz-fast fuzz prove mutate coverage slither economy bench-oracle
+	attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +70,15 @@ mutate: install ## change the contracts, see whether a test notices; resumes (MU
 
 economy: install ## a thousand agents, honest and not: what cheating earns (ECONOMY_ARGS="--quick")
 	@$(RUN) -m benchmarks.economy $(ECONOMY_ARGS)
+
+chaos: install ## 10,000 runs with faults, 300 killed daemons: nothing lost, nothing doubled; resumes (CHAOS_ARGS="--seed 7")
+	@$(RUN) tools/chaos.py $(CHAOS_ARGS)
+
+soak: install ## a day of bars at accelerated time, with faults: availability, memory, files (SOAK_ARGS="--bars 300")
+	@$(RUN) tools/soak.py $(SOAK_ARGS)
+
+bench-fleet: install ## a thousand agents in one process: from a new price to signed orders (FLEET_ARGS="--agents 100")
+	@$(RUN) -m benchmarks.fleet $(FLEET_ARGS)
 
 bench-oracle: install ## feeds, histories and Graph answers per second, beside plain web3 and requests
 	@$(RUN) -m benchmarks.oracle $(ORACLE_ARGS)

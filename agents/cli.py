@@ -3,6 +3,7 @@
     marketflow artefact ppo.artefact.json      its hash, and what it would do
     marketflow explanation 0x….json            its hash, and why a trade was made
     marketflow contracts                       byte code that this package ships, by the hash that manifests name
+    marketflow agent …                         the daemon: see `agents.operator_cli`
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from eth_utils import keccak
 
 from agents.contracts import artifact_names, load_artifact
 from agents.explanation import explanation_hash
+from agents.operator_cli import agent
 from offchain_rl.artefact import ArtefactInvalid, ArtefactMismatch, load
 
 _FILE = click.Path(path_type=Path)
@@ -28,6 +30,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
 @click.version_option(version("marketflow"), prog_name="marketflow")
 def main() -> None:
     """Checks what was voted on and what was said, without a chain. Commands that need one are run by ape."""
+
+
+main.add_command(agent)
 
 
 @main.command()

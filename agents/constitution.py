@@ -106,7 +106,8 @@ def _outcome_clauses(intent: Intent, vault: VaultReading, operator: OperatorLimi
         if value > limit:
             broken.append(BrokenClause(clause=clause, detail=f"{value}, the limit is {limit}"))
 
-    check("trade size", intent.value, vault.value * operator.max_trade_bps // BPS)
+    if operator.max_trade_bps < BPS:  # all there is, rounded up, is more than all there is, rounded down
+        check("trade size", intent.value, vault.value * operator.max_trade_bps // BPS)
     check("trades per day", vault.trades_today + 1, min(limits.max_trades_per_day, operator.max_trades_per_day))
     check("turnover", vault.turnover_today + intent.value, vault.value * limits.max_daily_turnover_bps // BPS)
     if intent.is_buy:

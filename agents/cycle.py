@@ -18,7 +18,14 @@ from agents.explanation import FORMAT, DocumentStore, plain
 from agents.intent import Intent, plan_intent, weight_bps
 from agents.journal import Journal
 from offchain_rl.artefact import Artefact
-from offchain_rl.observation import BadObservation, Observation, VaultState, build_observation, observation_hash
+from offchain_rl.observation import (
+    BadObservation,
+    Observation,
+    ObservationSpec,
+    VaultState,
+    build_observation,
+    observation_hash,
+)
 from offchain_rl.policy import Decision, policy_from_artefact
 from offchain_rl.prices import BadPriceData, sample_rounds
 from offchain_rl.prices import Round as PriceRound
@@ -126,6 +133,7 @@ class Cycle:
         if broken:
             self.journal.refuse(row, [(b.clause, b.detail) for b in broken])
             return replace(wish, broken=broken, explanation_hash=name)
+        self.journal.reviewed(row)
         order = Order(
             intent=intent, nonce=vault.nonce, deadline_s=vault.block.timestamp_s + ORDER_LIFETIME_S,
             artefact_hash=self.artefact.artefact_hash, explanation_hash=name,
@@ -142,24 +150,35 @@ def observe(
 
     Depends only on rounds and state that can be read again. Raises one of NO_OBSERVATION.
     """
+    answers = sampled_answers(artefact.observation, rounds, vault, asset, decimals)
+    return build_observation(artefact.observation, answers, observed_state(vault, asset))
+
+
+def sampled_answers(
+    spec: ObservationSpec, rounds: RoundSource, vault: VaultReading, asset: str, decimals: int
+) -> tuple[int, ...]:
+    """What an observation takes from an asset's feed: of the vault, only its block and round matter. Raises one of
+    NO_OBSERVATION."""
     position = vault.position(asset)
     if position.price_wad == 0:
         raise BadPriceData(f"{asset} has no fresh price at block {vault.block.number}")
-    spec = artefact.observation
     end_s = vault.block.timestamp_s + 1  # what the block knows, it knows
     history = rounds.fetch_since(position.round, end_s - spec.bar_s * (spec.lookback - 1))
     priced = [
         PriceRound(round_id=r.round_id, answer_e8=_to_e8(r.answer, decimals), updated_at_s=r.updated_at_s)
         for r in history
     ]
-    answers = sample_rounds(priced, end_s=end_s, bar_s=spec.bar_s, count=spec.lookback)
-    state = VaultState(
+    return sample_rounds(priced, end_s=end_s, bar_s=spec.bar_s, count=spec.lookback)
+
+
+def observed_state(vault: VaultReading, asset: str) -> VaultState:
+    """What an observation takes from the vault."""
+    return VaultState(
         value=vault.value,
         weight_bps=weight_bps(vault, asset),
         unit_price_wad=vault.unit_price_wad,
         peak_wad=max(vault.peak_wad, vault.unit_price_wad),
     )
-    return build_observation(spec, answers, state)
 
 
 def explain(
@@ -173,13 +192,14 @@ def explain(
     consensus: Consensus | None = None,
 ) -> dict[str, Any]:
     """The document whose hash goes into the ledger: what was known, what was decided, what was wanted."""
+    observed = observation_hash(observation)
     document = {
         "format": FORMAT,
         "chain_id": chain_id,
         "vault": as_plain(vault),
         "artefact": {"hash": artefact.artefact_hash, "name": artefact.name, "kind": artefact.kind},
         "observation": {
-            "hash": observation_hash(observation),
+            "hash": observed,
             "asset": intent.asset,
             "last_round": vault.position(intent.asset).round.as_plain(),
             "features": dict(zip(artefact.observation.features, observation.vector, strict=True)),
@@ -193,7 +213,7 @@ def explain(
             "reasons": vault.reasons,
             "strategyId": vault.strategy_id,
             "artefactHash": artefact.artefact_hash,
-            "observationHash": observation_hash(observation),
+            "observationHash": observed,
             "tokenIn": vault.quote_round.token if intent.is_buy else intent.asset,
             "tokenOut": intent.asset if intent.is_buy else vault.quote_round.token,
             "amountIn": intent.amount_in,
@@ -203,7 +223,7 @@ def explain(
             ],
         },
         "review": [asdict(b) for b in broken],
-        "text": _sentence(vault, decision, intent, broken),
+        "text": sentence(vault, decision, intent, broken),
     }
     if consensus:
         document["consensus"] = consensus.as_plain()
@@ -211,7 +231,8 @@ def explain(
     return plain_document
 
 
-def _sentence(vault: VaultReading, decision: Decision, intent: Intent, broken: tuple[BrokenClause, ...]) -> str:
+def sentence(vault: VaultReading, decision: Decision, intent: Intent, broken: tuple[BrokenClause, ...]) -> str:
+    """The document's text: why, and what for."""
     held = weight_bps(vault, intent.asset)
     verb = "buy" if intent.is_buy else "sell"
     if vault.is_reducing:

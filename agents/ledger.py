@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from eth_abi import encode
 from eth_utils import keccak
+from hexbytes import HexBytes
 
 from agents.contracts import EventLog, decode_logs, load_artifact
 from oracle.abi import type_signature
@@ -32,12 +34,10 @@ def fetch_entries(
     chain: Any, ledger: Any, vault: str, *, from_block: int = 0, to_block: int | str = "latest"
 ) -> list[LedgerEntry]:
     """All trades of a vault, oldest first."""
-    event = next(item for item in load_artifact("TradeLedger").abi if item.get("name") == "TradeRecorded")
-    topic = keccak(text=f"TradeRecorded({','.join(type_signature(i) for i in event['inputs'])})")
     logs = chain.w3.eth.get_logs(
         {
             "address": ledger.address, "fromBlock": from_block, "toBlock": to_block,
-            "topics": ["0x" + topic.hex(), None, "0x" + vault[2:].lower().rjust(64, "0")],
+            "topics": ["0x" + trade_topic().hex(), None, "0x" + vault[2:].lower().rjust(64, "0")],
         }
     )  # fmt: skip
     return [_entry(decoded, log) for log in logs for decoded in decode_logs({"logs": [log]})]
@@ -46,9 +46,22 @@ def fetch_entries(
 def entries_in(receipt: Any) -> Iterator[LedgerEntry]:
     """The trades that one transaction recorded."""
     for log in receipt["logs"]:
-        for decoded in decode_logs({"logs": [log]}):
-            if decoded.name == "TradeRecorded":
+        if is_trade(log):
+            for decoded in decode_logs({"logs": [log]}):
                 yield _entry(decoded, log)
+
+
+@cache
+def trade_topic() -> bytes:
+    """What the first topic of TradeRecorded is."""
+    event = next(item for item in load_artifact("TradeLedger").abi if item.get("name") == "TradeRecorded")
+    return keccak(text=f"TradeRecorded({','.join(type_signature(i) for i in event['inputs'])})")
+
+
+def is_trade(log: Any) -> bool:
+    """Whether a log is a ledger's TradeRecorded; without decoding it, which takes a while."""
+    topics = log["topics"]
+    return len(topics) > 1 and HexBytes(topics[0]) == trade_topic()
 
 
 def verify_chain(entries: Sequence[LedgerEntry], *, genesis: bytes, head: bytes) -> None:

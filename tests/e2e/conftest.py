@@ -18,7 +18,7 @@ from agents.cycle import Cycle, Step
 from agents.explanation import DocumentStore
 from agents.journal import Journal
 from agents.ledger import LedgerEntry, fetch_entries
-from agents.localnet.evm import LocalEvm, start_evm
+from agents.localnet.evm import Account, LocalEvm, start_evm
 from agents.vault_execution import VaultExecution
 from offchain_rl.artefact import ActionSpec, Artefact
 from offchain_rl.observation import ObservationSpec
@@ -76,6 +76,11 @@ class Agent:
     def execution(self, chain: Any = None) -> VaultExecution:
         world = self.world
         return VaultExecution(chain or world.evm, self.strategy.vault, world.signer, self.journal)
+
+    @property
+    def key(self) -> Account:
+        """Of the account that may sign for the vault."""
+        return self.world.signer
 
     def run(self, **over: Any) -> list[Step]:
         """One cycle at the latest block."""

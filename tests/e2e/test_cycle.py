@@ -134,7 +134,8 @@ def test_what_the_review_denies_is_kept_with_its_clauses_and_not_sent(agent: Age
     assert step.outcome is None
     assert agent.world.w3.eth.block_number == block, "nothing was sent"
     [row] = agent.journal.rows()
-    assert (row["state"], clauses(row), row["raw"]) == ("refused", ["dust", "trade size"], None)
+    assert (row["state"], clauses(row)) == ("refused", ["dust", "trade size"])
+    assert agent.journal.attempts(row["id"]) == []
     document = agent.documents.get(row["explanation_hash"])
     assert [b["clause"] for b in document["review"]] == ["dust", "trade size"]
     assert document["text"].endswith("Denied: dust, trade size.")
@@ -344,7 +345,8 @@ def test_paper_journals_the_trade_and_moves_nothing(agent: Agent) -> None:
     expected = f"paper: {step.intent.amount_in} for at least {step.intent.min_amount_out}"
     assert step.outcome == Outcome(ended=Ended.TRADED, detail=expected)
     [row] = agent.journal.rows()
-    assert (row["state"], row["outcome"], row["account"], row["raw"]) == ("mined", "traded", "paper", b"")
+    assert (row["state"], row["outcome"], row["account"]) == ("mined", "traded", "paper")
+    assert agent.journal.attempts(row["id"]) == []
     assert (row["detail"], row["trade_id"]) == (expected, None)
     assert agent.documents.get(row["explanation_hash"])["intent"]["amount_in"] == str(step.intent.amount_in)
     assert agent.world.w3.eth.block_number == block
@@ -376,14 +378,14 @@ def test_the_explanation_and_the_intent_are_written_before_the_order_is_given(ag
     class Watching:
         def submit(self, order: Order, *, journal_row: int) -> Outcome:
             [row] = agent.journal.rows(id=journal_row)
-            assert row["state"] == "intent"
+            assert row["state"] == "reviewed"
             assert agent.documents.get(order.explanation_hash)
             raise KeyboardInterrupt
 
     agent.bars(*RISING)
     with pytest.raises(KeyboardInterrupt):
         agent.run(execution=Watching())
-    assert [row["state"] for row in agent.journal.rows()] == ["intent"]
+    assert [row["state"] for row in agent.journal.rows()] == ["reviewed"]
 
 
 # The whole way of an order

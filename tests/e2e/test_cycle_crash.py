@@ -100,13 +100,14 @@ def test_after_a_crash_the_same_transaction_is_sent_again_and_there_is_one_trade
     raw = crash(rising, chain, signer, after_sending=after_sending)
     assert len(rising.entries()) == after_sending
     [left] = rising.journal.unfinished()
-    assert left.raw == raw
+    assert left.last.raw == raw
     [outcome], sent = recover(rising, chain, signer)
     assert sent == ([] if after_sending else [raw])
     [entry] = rising.entries()
     assert (outcome.ended, outcome.entry) == (Ended.TRADED, entry)
     [row] = rising.journal.rows()
-    assert (row["state"], row["outcome"], row["trade_id"], row["raw"]) == ("mined", "traded", entry.id, raw)
+    assert (row["state"], row["outcome"], row["trade_id"]) == ("mined", "traded", entry.id)
+    assert [attempt.raw for attempt in rising.journal.attempts(row["id"])] == [raw]
     assert row["transaction_hash"] == entry.transaction_hash
     assert rising.audit(entry) == []
 
@@ -136,7 +137,7 @@ def test_a_crash_in_the_recovery_itself_is_recovered_from(rising: Agent, chain: 
     [outcome], sent = recover(rising, chain, signer)
     assert (outcome.ended, sent) == (Ended.TRADED, [])
     assert [entry.transaction_hash for entry in rising.entries()] == [outcome.entry.transaction_hash]
-    assert rising.journal.rows()[0]["raw"] == raw
+    assert rising.journal.attempts(rising.journal.rows()[0]["id"])[0].raw == raw
 
 
 @pytest.mark.parametrize("after_sending", [False, True])
@@ -176,7 +177,7 @@ def test_what_the_node_knows_would_revert_is_never_signed(rising: Agent) -> None
     assert step.outcome is not None
     assert (step.outcome.ended, step.outcome.error) == (Ended.REVERTED, "VaultWrongNonce")
     [row] = rising.journal.rows()
-    assert (row["state"], row["raw"]) == ("refused", None)
+    assert (row["state"], rising.journal.attempts(row["id"])) == ("refused", [])
     assert recover(rising, remote, signer) == ([], [])
 
 

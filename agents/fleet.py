@@ -1,0 +1,241 @@
+"""One process, many agents: what happens at each new head.
+
+    follow    what was sent before: mined, undone by a reorg, stuck
+    read      prices once for all; the vaults, when a price has moved or a bar has ended
+    decide    all agents whose bar has ended, and those whose vault may only reduce
+    record    explanations and decisions, in one transaction
+    place     nonces, signatures and bytes, in one transaction; then they are sent
+
+A single agent is a fleet of one. An agent that can't go on is parked with the reason; the others don't notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from agents.constitution import OperatorLimits
+from agents.cycle import ORDER_LIFETIME_S
+from agents.execution import Ended, call_data
+from agents.fleet_decisions import AgentDecision, DecidedStep, FleetAgent, LoadedArtefact, decide_fleet
+from agents.journal import PAPER, Journal, NewDecision
+from agents.outbox import Followed, Outbox, Outgoing, Placed
+from agents.reconcile import Reconciled, Reconciler
+from offchain_rl.policy import Decision, HoldPolicy
+from oracle.chain import BlockRef
+from oracle.consensus import ConsensusSource
+from oracle.errors import ReadingFailed
+from oracle.vault_state import VaultReading
+
+PAUSED, CLOSE_ALL = "paused", "close all"
+CLOSING = "the operator closes the position"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """One agent of the fleet. `account`: of its signing key; empty when it trades on paper."""
+
+    name: str
+    vault: str
+    artefact: LoadedArtefact
+    account: str = ""
+
+
+class Readings(Protocol):
+    """`oracle.fleet_state.FleetReader`."""
+
+    def fetch(self, block: BlockRef) -> list[Any]: ...
+
+
+class Meter(Protocol):
+    """`agents.telemetry.Telemetry`."""
+
+    def step(self, name: str) -> AbstractContextManager[Any]: ...
+
+
+class NoMeter:
+    """Measures nothing."""
+
+    def step(self, _name: str) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+@dataclass(slots=True, kw_only=True)
+class Tick:
+    """What one head brought. `readings`: by vault, only when they were read."""
+
+    head: BlockRef
+    followed: Followed = field(default_factory=Followed)
+    readings: dict[str, VaultReading] = field(default_factory=dict)
+    # By vault, what its agent decided.
+    decisions: dict[str, AgentDecision] = field(default_factory=dict)
+    placed: list[Placed] = field(default_factory=list)
+    # By vault, why its agent does not trade.
+    parked: dict[str, str] = field(default_factory=dict)
+    # Names of tokens and the rounds that their prices are of.
+    rounds: Mapping[str, int] = field(default_factory=dict)
+
+
+class Fleet:
+    """The agents of one process with one journal. Used by one thread at a time.
+
+    `round_ids`: the round that each token's price is of at a block; vaults are only read when one has changed, or when
+    a bar has ended. `rounds`: an `oracle.chainlink.ChainlinkReader`; `decimals`: of each feed, by token.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        *,
+        chain_id: int,
+        readings: Readings,
+        round_ids: Callable[[BlockRef], Mapping[str, int]],
+        rounds: Any,
+        decimals: Mapping[str, int],
+        journal: Journal,
+        outbox: Outbox,
+        reconciler: Reconciler,
+        operator: OperatorLimits,
+        consensus: ConsensusSource | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        self.agents = {agent.vault: agent for agent in agents}
+        self.operator = operator
+        self._chain_id, self._readings, self._round_ids = chain_id, readings, round_ids
+        self._rounds, self._decimals = rounds, decimals
+        self._journal, self._outbox, self._reconciler = journal, outbox, reconciler
+        self._consensus, self._meter = consensus, meter or NoMeter()
+        self._last_rounds: Mapping[str, int] = {}
+        # The bar in which each vault was last decided about: a restart does not decide twice in one.
+        self._last_bar = {
+            vault: decided_at_s // self.agents[vault].artefact.spec.bar_s
+            for vault, decided_at_s in journal.last_decided().items()
+            if vault in self.agents
+        }
+
+    def reconcile(self, head: BlockRef) -> Reconciled:
+        """Before the first tick. Raises as `Reconciler.run`."""
+        readings, _ = self._read(head)
+        return self._reconciler.run(head, {vault: reading.nonce for vault, reading in readings.items()})
+
+    def follow(self, head: BlockRef) -> Followed:
+        """Only what was sent before; nothing is decided."""
+        return self._outbox.follow(head)
+
+    def tick(self, head: BlockRef) -> Tick:
+        """Everything that is due at a head. Raises AgentError for what concerns all agents."""
+        tick = Tick(head=head)
+        with self._meter.step("follow"):
+            tick.followed = self._outbox.follow(head)
+        controls = self._journal.controls()
+        tick.rounds = self._round_ids(head)
+        moved = tick.rounds != self._last_rounds
+        due = {vault for vault in self.agents if self._bar(vault, head) != self._last_bar.get(vault)}
+        if not (moved or due or CLOSE_ALL in controls):
+            self._outbox.look_ahead({agent.account for agent in self.agents.values() if agent.account})
+            return tick
+        with self._meter.step("read"):
+            tick.readings, tick.parked = self._read(head)
+        self._last_rounds = tick.rounds
+        wanted = self._who_decides(tick, due, moved, controls)
+        if wanted:
+            self._decide(tick, wanted, closing=CLOSE_ALL in controls)
+        return tick
+
+    def _read(self, head: BlockRef) -> tuple[dict[str, VaultReading], dict[str, str]]:
+        readings, parked = {}, {}
+        for vault, reading in zip(self.agents, self._readings.fetch(head), strict=True):
+            if isinstance(reading, VaultReading):
+                readings[vault] = reading
+            else:
+                parked[vault] = f"its vault can't be read: {reading}"
+        return readings, parked
+
+    def _who_decides(
+        self, tick: Tick, due: set[str], moved: bool, controls: Mapping[str, Any]
+    ) -> list[VaultReading]:
+        """Those whose turn it is, and nothing of whose is under way."""
+        in_flight = self._journal.in_flight(tick.head.number)
+        known = self._journal.trades(up_to_block=tick.head.number)
+        closing, paused = CLOSE_ALL in controls, controls.get(PAUSED)
+        wanted = []
+        for vault, reading in tick.readings.items():
+            if vault in in_flight:
+                tick.parked[vault] = "an order is under way"
+            elif paused and not closing:
+                tick.parked[vault] = f"paused: {paused}"
+            elif self.agents[vault].account and known.get(vault, 0) != reading.nonce:
+                tick.parked[vault] = f"the vault has made {reading.nonce} trades, the journal has {known.get(vault, 0)}"
+            elif closing or vault in due or (moved and reading.is_reducing):
+                wanted.append(reading)
+        if any("trades, the journal has" in reason for reason in tick.parked.values()):
+            self._reconciler.adopt(tick.head)  # by hand, or by another daemon: the next head goes on
+        return wanted
+
+    def _decide(self, tick: Tick, wanted: Sequence[VaultReading], *, closing: bool) -> None:
+        with self._meter.step("decide"):
+            asked = [self._asked(reading, closing) for reading in wanted]
+            decided = decide_fleet(
+                self._chain_id, asked, rounds=self._rounds, decimals=self._decimals, consensus=self._consensus
+            )
+        for reading, decision in zip(wanted, decided, strict=True):
+            tick.decisions[reading.address] = decision
+            if decision.error:
+                tick.parked[reading.address] = str(decision.error)
+        with self._meter.step("journal"):
+            outgoing = self._record(tick)
+        with self._meter.step("send"):
+            tick.placed = self._outbox.place(outgoing, tick.head)
+        for vault, decision in tick.decisions.items():
+            if not isinstance(decision.error, ReadingFailed):  # what could not be read is tried again in the same bar
+                self._last_bar[vault] = self._bar(vault, tick.head)
+
+    def _asked(self, reading: VaultReading, closing: bool) -> FleetAgent:
+        artefact = self.agents[reading.address].artefact
+        if closing:
+            artefact = replace(artefact, policy=_Close(artefact.policy.spec, artefact.policy.action))
+        return FleetAgent(artefact=artefact, vault=reading, operator=self.operator)
+
+    def _record(self, tick: Tick) -> list[Outgoing]:
+        """Writes down every decision that wants a trade; the orders that may go out."""
+        decided = tick.decisions.items()
+        wanted = [(vault, step) for vault, decision in decided for step in decision.steps if step.document]
+        outgoing = []
+        with self._journal.transaction():
+            rows = self._journal.record([_written_down(tick.readings[vault], step) for vault, step in wanted])
+            for row, (vault, step) in zip(rows, wanted, strict=True):
+                if step.order is None:
+                    continue
+                if account := self.agents[vault].account:
+                    outgoing.append(Outgoing(row=row, vault=vault, account=account, data=call_data(step.order)))
+                else:
+                    self._on_paper(row, step.order)
+        return outgoing
+
+    def _on_paper(self, row: int, order: Any) -> None:
+        self._journal.sign(row, account=PAPER, account_nonce=order.nonce, raw=b"", transaction_hash="")
+        self._journal.sent(row)
+        detail = f"paper: {order.intent.amount_in} for at least {order.intent.min_amount_out}"
+        self._journal.mined(row, Ended.TRADED, detail=detail)
+        self._journal.finalise(row)
+
+    def _bar(self, vault: str, head: BlockRef) -> int:
+        return head.timestamp_s // self.agents[vault].artefact.spec.bar_s
+
+
+def _written_down(vault: VaultReading, decided: DecidedStep) -> NewDecision:
+    return NewDecision(
+        vault=vault.address, sequence=vault.nonce, block=vault.block.number, decided_at_s=vault.block.timestamp_s,
+        deadline_s=vault.block.timestamp_s + ORDER_LIFETIME_S, explanation_hash=decided.step.explanation_hash,
+        document=decided.document, broken=tuple((b.clause, b.detail) for b in decided.step.broken),
+    )  # fmt: skip
+
+
+class _Close(HoldPolicy):
+    """Sells everything, whatever the policy would want. An audit sees that it was not the policy's decision, because it
+    was not."""
+
+    def decide_vector(self, vector: Sequence[int], weight_bps: int) -> Decision:
+        return Decision(target_weight_bps=0, is_rebalance=weight_bps > 0, wanted_weight_bps=0, reason=CLOSING)

@@ -1,0 +1,1 @@
+"""The fault laboratory: what stands between an agent and its chain, and breaks."""
