@@ -167,6 +167,7 @@ class Daemon:
         # When the event loop last said that it lives, by `monotonic`.
         self.beat_at = 0.0
         self._is_reconciled = False
+        self._held = fleet.held
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cycle")
 
     async def run(self) -> int:
@@ -186,6 +187,11 @@ class Daemon:
             self._is_over.set()
             watchdog.join()
         return code or 0
+
+    def hold(self, accounts: frozenset[str]) -> None:
+        """From the next cycle on only these accounts' keys are this machine's. One that comes has been used elsewhere
+        meanwhile: everything is reconciled first."""
+        self._held = accounts
 
     def stop(self) -> None:
         """Ends after the cycle that runs. From the loop's thread."""
@@ -232,6 +238,9 @@ class Daemon:
     def _work(self, head: BlockRef) -> None:
         """In the worker's thread."""
         begun = self._clock()
+        if self._held != self.fleet.held:
+            self._is_reconciled &= not (self._held or frozenset()) - (self.fleet.held or frozenset())
+            self.fleet.held = self._held
         self._look_at_clock(head)
         self.health.head = head
         if not self.breaker.is_open(begun):

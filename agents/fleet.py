@@ -29,7 +29,8 @@ from oracle.consensus import ConsensusSource
 from oracle.errors import ReadingFailed
 from oracle.vault_state import VaultReading
 
-PAUSED, CLOSE_ALL = "paused", "close all"
+# What an operator may ask for: a reason, true, a list of vaults.
+PAUSED, CLOSE_ALL, CLOSE_VAULTS = "paused", "close all", "close vaults"
 CLOSING = "the operator closes the position"
 
 
@@ -108,6 +109,8 @@ class Fleet:
         self._journal, self._outbox, self._reconciler = journal, outbox, reconciler
         self._consensus, self._meter = consensus, meter or NoMeter()
         self._last_rounds: Mapping[str, int] = {}
+        # Accounts whose keys are this machine's to use; None: all.
+        self.held: frozenset[str] | None = None
         # The bar in which each vault was last decided about: a restart does not decide twice in one.
         self._last_bar = {
             vault: decided_at_s // self.agents[vault].artefact.spec.bar_s
@@ -130,18 +133,18 @@ class Fleet:
         with self._meter.step("follow"):
             tick.followed = self._outbox.follow(head)
         controls = self._journal.controls()
+        closing = set(self.agents) if CLOSE_ALL in controls else set(controls.get(CLOSE_VAULTS, ()))
         tick.rounds = self._round_ids(head)
         moved = tick.rounds != self._last_rounds
         due = {vault for vault in self.agents if self._bar(vault, head) != self._last_bar.get(vault)}
-        if not (moved or due or CLOSE_ALL in controls):
+        if not (moved or due or closing):
             self._outbox.look_ahead({agent.account for agent in self.agents.values() if agent.account})
             return tick
         with self._meter.step("read"):
             tick.readings, tick.parked = self._read(head)
+        if wanted := self._who_decides(tick, due, moved, controls.get(PAUSED), closing):
+            self._decide(tick, wanted, closing)
         self._last_rounds = tick.rounds
-        wanted = self._who_decides(tick, due, moved, controls)
-        if wanted:
-            self._decide(tick, wanted, closing=CLOSE_ALL in controls)
         return tick
 
     def _read(self, head: BlockRef) -> tuple[dict[str, VaultReading], dict[str, str]]:
@@ -154,29 +157,30 @@ class Fleet:
         return readings, parked
 
     def _who_decides(
-        self, tick: Tick, due: set[str], moved: bool, controls: Mapping[str, Any]
+        self, tick: Tick, due: set[str], moved: bool, paused: str | None, closing: set[str]
     ) -> list[VaultReading]:
         """Those whose turn it is, and nothing of whose is under way."""
         in_flight = self._journal.in_flight(tick.head.number)
         known = self._journal.trades(up_to_block=tick.head.number)
-        closing, paused = CLOSE_ALL in controls, controls.get(PAUSED)
         wanted = []
         for vault, reading in tick.readings.items():
-            if vault in in_flight:
+            if not self._holds(self.agents[vault].account):
+                tick.parked[vault] = "its key is on another machine"
+            elif vault in in_flight:
                 tick.parked[vault] = "an order is under way"
-            elif paused and not closing:
+            elif paused and vault not in closing:
                 tick.parked[vault] = f"paused: {paused}"
             elif self.agents[vault].account and known.get(vault, 0) != reading.nonce:
                 tick.parked[vault] = f"the vault has made {reading.nonce} trades, the journal has {known.get(vault, 0)}"
-            elif closing or vault in due or (moved and reading.is_reducing):
+            elif vault in closing or vault in due or (moved and reading.is_reducing):
                 wanted.append(reading)
         if any("trades, the journal has" in reason for reason in tick.parked.values()):
             self._reconciler.adopt(tick.head)  # by hand, or by another daemon: the next head goes on
         return wanted
 
-    def _decide(self, tick: Tick, wanted: Sequence[VaultReading], *, closing: bool) -> None:
+    def _decide(self, tick: Tick, wanted: Sequence[VaultReading], closing: set[str]) -> None:
         with self._meter.step("decide"):
-            asked = [self._asked(reading, closing) for reading in wanted]
+            asked = [self._asked(reading, reading.address in closing) for reading in wanted]
             decided = decide_fleet(
                 self._chain_id, asked, rounds=self._rounds, decimals=self._decimals, consensus=self._consensus
             )
@@ -192,9 +196,9 @@ class Fleet:
             if not isinstance(decision.error, ReadingFailed):  # what could not be read is tried again in the same bar
                 self._last_bar[vault] = self._bar(vault, tick.head)
 
-    def _asked(self, reading: VaultReading, closing: bool) -> FleetAgent:
+    def _asked(self, reading: VaultReading, is_closing: bool) -> FleetAgent:
         artefact = self.agents[reading.address].artefact
-        if closing:
+        if is_closing:
             artefact = replace(artefact, policy=_Close(artefact.policy.spec, artefact.policy.action))
         return FleetAgent(artefact=artefact, vault=reading, operator=self.operator)
 
@@ -221,6 +225,16 @@ class Fleet:
         self._journal.mined(row, Ended.TRADED, detail=detail)
         self._journal.finalise(row)
 
+    def _holds(self, account: str) -> bool:
+        return self.held is None or not account or account in self.held
+
+    def at_rest(self) -> set[str]:
+        """Accounts that are not this machine's to use, and with which nothing is under way."""
+        if self.held is None:
+            return set()
+        busy = {row.account for row in self._journal.unfinished()}
+        return {agent.account for agent in self.agents.values() if agent.account} - self.held - busy
+
     def _bar(self, vault: str, head: BlockRef) -> int:
         return head.timestamp_s // self.agents[vault].artefact.spec.bar_s
 
@@ -238,4 +252,4 @@ class _Close(HoldPolicy):
     was not."""
 
     def decide_vector(self, vector: Sequence[int], weight_bps: int) -> Decision:
-        return Decision(target_weight_bps=0, is_rebalance=weight_bps > 0, wanted_weight_bps=0, reason=CLOSING)
+        return Decision(target_weight_bps=0, is_rebalance=True, wanted_weight_bps=0, reason=CLOSING)

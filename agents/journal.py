@@ -19,6 +19,7 @@ import fcntl
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from oracle.chain import BlockRef
 SCHEMA_VERSION: Final = 2
 # How long another process may hold the file before this one gives up.
 _BUSY_TIMEOUT_S: Final = 10
+_LOCK_TRIES, _LOCK_PAUSE_S = 6, 0.05
 _SCHEMA = """
 CREATE TABLE decisions (
     id INTEGER PRIMARY KEY,
@@ -687,9 +689,14 @@ def _lock_file(path: Path) -> Any:
         file = path.with_name(path.name + ".lock").open("w")
     except OSError as error:
         raise Misconfigured(f"the journal {path} can't be locked: {error}; name another file") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise Misconfigured(f"another daemon runs on the journal {path}: stop it, or name another file") from None
+    for left in reversed(range(_LOCK_TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if left:  # `status` holds it for an instant, to see whether a daemon does
+                time.sleep(_LOCK_PAUSE_S)
+                continue
+            file.close()
+            raise Misconfigured(f"another daemon runs on the journal {path}: stop it, or name another file") from None
     return file

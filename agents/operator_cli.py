@@ -34,8 +34,6 @@ EXIT_PROBLEM: Final = 1
 # A supervisor need not start it again: `agents.daemon.EXIT_STOPPED`.
 EXIT_MISCONFIGURED: Final = 78
 CLOSE_WAIT_S: Final = 300
-# The control that lists single vaults to be closed; `agents.fleet` has those for all of them.
-CLOSE_VAULTS: Final = "close vaults"
 KEYRING_SHOWN: Final = 3
 
 
@@ -403,7 +401,7 @@ def resume(as_json: bool) -> None:
     \b
     marketflow agent resume
     """
-    from agents.fleet import CLOSE_ALL, PAUSED
+    from agents.fleet import CLOSE_ALL, CLOSE_VAULTS, PAUSED
 
     settings, taken_back = _settings(), (PAUSED, CLOSE_ALL, CLOSE_VAULTS)
     with _journal(settings) as journal, journal.transaction():
@@ -475,7 +473,7 @@ def _held(view: Mapping[str, Any], vaults: Iterable[str]) -> list[str]:
 def _ask_to_close(journal: Journal, vaults: list[str] | None) -> None:
     """For all vaults also paused, in the same transaction: whatever ends this command, nothing is bought again. Single
     vaults stay closed until `resume`, while the others trade."""
-    from agents.fleet import CLOSE_ALL, PAUSED
+    from agents.fleet import CLOSE_ALL, CLOSE_VAULTS, PAUSED
 
     at_s = int(time())
     with journal.transaction():

@@ -29,7 +29,7 @@ from agents.journal import Attempt, Journal, Note, Unfinished, nothing
 from agents.ledger import is_trade
 from agents.node import AccountState, Node
 from agents.rpc import RpcError
-from agents.signer import Signed, SigningRefused, TransactionFields
+from agents.signer import Signed, TransactionFields
 from oracle.chain import BlockRef
 
 GAS_MARGIN_PERCENT, GAS_MARGIN = 25, 100_000
@@ -116,6 +116,8 @@ class Outbox:
         self.signers = dict(signers)
         self.fees, self.rules, self._at = fees or FeePolicy(), rules or OutboxRules(), at
         self._ahead: dict[str, AccountState] = {}
+        # Asked before anything is sent again; a lease of the key may have run out.
+        self.may_use: Callable[[str], bool] = lambda _: True
 
     # Placing
 
@@ -214,8 +216,8 @@ class Outbox:
             for order in group:
                 try:
                     attempt = self._attempt(account, order.vault, order.data, nonce, gas[order.row], fees, head)
-                except SigningRefused as error:
-                    refused[order.row] = RevertReason("SigningRefused", {"because": str(error)})
+                except AgentError as error:  # a refusal, or a lease of the key that has run out
+                    refused[order.row] = RevertReason(type(error).__name__, {"because": str(error)})
                     continue
                 self._journal_signed(order.row, account, nonce, attempt)
                 signed[order.row] = attempt
@@ -362,7 +364,9 @@ class Outbox:
     # What waits
 
     def _push(self, rows: Sequence[Unfinished], used: Mapping[str, int], head: BlockRef, done: Followed) -> None:
-        """Sends what the node does not know; offers more for what waits; uses up a nonce that blocks the others."""
+        """Sends what the node does not know; offers more for what waits; uses up a nonce that blocks the others. Only
+        with keys that are ours to use now: what another machine does with one is its own business."""
+        rows = [row for row in rows if self.may_use(row.account)]
         known = self.node.knows([row.last.hash for row in rows])
         lost = [row for row, is_known in zip(rows, known, strict=True) if not is_known]
         found = [row.id for row, is_known in zip(rows, known, strict=True) if is_known and row.state == "signed"]
@@ -409,7 +413,7 @@ class Outbox:
         data, gas = bytes(before["data"]), int(before["gas"])
         try:
             return self._attempt(row.account, row.vault, data, row.account_nonce, gas, fees, head)
-        except SigningRefused as error:
+        except AgentError as error:
             done.stuck[row.account] = f"transaction {row.last.hash} waits, and no more is offered for it: {error}"
             return None
 
@@ -425,7 +429,7 @@ class Outbox:
         try:
             fees = self.fees.first(*self.node.fees())
             attempt = self._attempt(account, blocked.vault, POKE, nonce, self.rules.gas, fees, head)
-        except (FeeTooHigh, SigningRefused) as error:
+        except AgentError as error:
             done.stuck[account] = f"nonce {nonce} of {account} was never used, and can't be used up: {error}"
             return
         with self.journal.transaction():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from time import monotonic, sleep, time
 from typing import Any
 
@@ -66,12 +67,14 @@ def run(
         log.warning("this system does not let core dumps be forbidden: a crash may write keys to disk")
     for name, value in settings.public().items():
         log.info("%s=%s", name, value)
-    return asyncio.run(_run(settings, ask, redactor, at))
+    telemetry = Telemetry(tracer=make_tracer(settings.otlp_endpoint) if settings.otlp_endpoint else None)
+    with closing(_begin(settings, ask, redactor, telemetry, at)) as assembly:
+        return asyncio.run(_run(settings, assembly, telemetry))
 
 
 def _redactor_of(settings: Settings) -> Redactor:
     redactor = Redactor()
-    for url in (*settings.rpc_urls, settings.ws_url, settings.webhook_url):
+    for url in (*settings.rpc_urls, *settings.placement_servers, settings.ws_url, settings.webhook_url):
         if url is not None:
             redactor.add(url)
             redactor.add_url(url)
@@ -85,7 +88,9 @@ def _begin(
     settings: Settings, ask: Ask | None, redactor: Redactor, telemetry: Telemetry, at: Callable[[str], None]
 ) -> Assembly:
     """Waits for a node: a supervisor that starts a process again and again soon gives it up. Where somebody was asked
-    for a passphrase, he is told instead of being asked again."""
+    for a passphrase, he is told instead of being asked again. Outside the event loop, so that Ctrl-C ends a prompt."""
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _end_before_begun)
     while True:
         try:
             return assemble(
@@ -99,12 +104,13 @@ def _begin(
             sleep(_BEGIN_AGAIN_S)
 
 
-async def _run(settings: Settings, ask: Ask | None, redactor: Redactor, at: Callable[[str], None]) -> int:
-    tracer = make_tracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
-    telemetry = Telemetry(tracer=tracer)
-    assembly = _begin(settings, ask, redactor, telemetry, at)
+def _end_before_begun(*_: object) -> None:
+    """Nothing was sent yet. Without it the first process of a container would not hear the signal at all."""
+    sys.exit(0)
+
+
+async def _run(settings: Settings, assembly: Assembly, telemetry: Telemetry) -> int:
     async with AsyncExitStack() as stack:
-        stack.callback(assembly.close)
         webhook = _webhook(settings, stack)
         ws_urls = [settings.ws_url.get_secret_value()] if settings.ws_url else []
         heads = await stack.enter_async_context(
@@ -121,9 +127,28 @@ async def _run(settings: Settings, ask: Ask | None, redactor: Redactor, at: Call
         systemd = Systemd(notify_socket())
         beat = asyncio.ensure_future(_beat(daemon, telemetry, assembly, systemd))
         stack.callback(beat.cancel)
+        if settings.placement_servers:
+            await stack.enter_async_context(_placed(settings, assembly, daemon))
         code = await daemon.run()
         systemd.stopping()
         return code
+
+
+@asynccontextmanager
+async def _placed(settings: Settings, assembly: Assembly, daemon: Daemon) -> AsyncIterator[None]:
+    # Only who runs on several machines needs the extra `placement`.
+    from agents.placement import PlacementRules
+    from agents.placement_nats import NatsLeaseStore
+    from agents.shard import placed
+
+    ttl_s = settings.lease_s
+    rules = PlacementRules(ttl_s=ttl_s, margin_s=ttl_s / 5, beat_s=ttl_s / 5, settle_s=ttl_s / 3)
+    servers = [url.get_secret_value() for url in settings.placement_servers]
+    async with (
+        await NatsLeaseStore.connect(servers) as store,
+        placed(assembly, daemon, store, name=settings.node_name, rules=rules),
+    ):
+        yield
 
 
 def make_daemon(assembly: Assembly, telemetry: Telemetry, heads: Any, notifier: Any = None) -> Daemon:

@@ -6,6 +6,7 @@ What is secret has a type that does not print. Everything else is logged when th
 from __future__ import annotations
 
 import os
+import platform
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from eth_utils import is_checksum_address
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from agents.constitution import OperatorLimits
@@ -93,6 +94,20 @@ class Settings(BaseSettings):
     # OpenTelemetry collector; traces are off without one.
     otlp_endpoint: str | None = None
 
+    # NATS servers with JetStream, when several machines run the same agents; a name for this one, and how long its
+    # leases of keys last.
+    placement_servers: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    node_name: str = Field(default_factory=platform.node)
+    lease_s: float = Field(default=15.0, gt=0)
+
+    @field_validator("rpc_urls", "placement_servers", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Several addresses have commas between them."""
+        if not isinstance(value, str):
+            return value
+        return tuple(SecretStr(part.strip()) for part in value.split(",") if part.strip())
+
     def public(self) -> dict[str, str]:
         """Every setting with its value, secrets as stars: for the log."""
         return {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
@@ -126,9 +141,6 @@ class AgentsFile:
 def load_settings(**over: Any) -> Settings:
     """From the environment; `over` comes before it. Raises Misconfigured naming each variable that is wrong, but not
     what it says: it may be a secret."""
-    if isinstance(text := over.get("rpc_urls"), str):
-        over["rpc_urls"] = _split(text)
-    over.setdefault("rpc_urls", _split(os.environ.get(f"{PREFIX}RPC_URLS", "")))
     # Where systemd and containers put secrets as files, such as marketflow_keyfile_passphrase.
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     try:
@@ -195,7 +207,3 @@ def _limits(path: Path, raw: Any) -> OperatorLimits:
 def notify_socket() -> str | None:
     """Where systemd wants to be told how its service is; None under no such supervisor."""
     return os.environ.get("NOTIFY_SOCKET")
-
-
-def _split(text: str) -> tuple[SecretStr, ...]:
-    return tuple(SecretStr(part.strip()) for part in text.split(",") if part.strip())

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ from tests.chaos import kills, lives  # noqa: E402
 from tests.contracts.world import World  # noqa: E402
 
 STATE = ROOT / ".build" / "chaos"
-_CODE = ("agents", "oracle", "tests/chaos", "tests/e2e/daemons.py", "contracts")
+# What each kind runs: when one of these changes, it is done again.
+_OUTBOX = "journal outbox node fees execution reconcile ledger signer contracts"
+_CODE = {
+    "life": [f"agents/{name}.py" for name in _OUTBOX.split()] + ["tests/chaos/lives.py", "contracts"],
+    "visit": ["agents", "oracle", "tests/chaos/kills.py", "tests/e2e/daemons.py", "contracts"],
+}
 # Numbers of lives and visits begin here for each seed.
 _STRIDE = 1_000_000
 _stage: dict[str, Any] = {}
@@ -48,7 +54,7 @@ def main() -> int:
     work = plan(arguments)
     state = load_state()
     left = [job for job in work if key(job) not in state]
-    print(f"{len(work)} lives and visits, {len(work) - len(left)} of them are done; the code is {code_hash()}")
+    print(f"{len(work)} lives and visits, {len(work) - len(left)} of them are done")
     with Progress(TextColumn("chaos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task("chaos", total=len(left))
         for job, found in run_all(left, arguments.workers):
@@ -140,7 +146,8 @@ def report(found: list[dict[str, Any]]) -> int:
         runs[result["kind"]] += result["runs"]
         faults[result["kind"]] += Counter(result["faults"])
     summary = {
-        "code": code_hash(), "runs in process": runs["life"], "killed daemons": runs["visit"],
+        "code": {kind: code_hash(kind) for kind in _CODE},
+        "runs in process": runs["life"], "killed daemons": runs["visit"],
         "broken": [one["broken"] for one in broken],
         "faults in process": dict(faults["life"].most_common()),
         "faults with daemons": dict(faults["visit"].most_common()),
@@ -154,27 +161,25 @@ def report(found: list[dict[str, Any]]) -> int:
 
 
 def key(job: tuple[str, int, int]) -> str:
-    return f"{code_hash()} {job[0]} {job[1]} {job[2]}"
+    return f"{code_hash(job[0])} {job[0]} {job[1]} {job[2]}"
 
 
-def code_hash() -> str:
-    """Of everything that a campaign runs."""
-    if "code" not in _stage:
-        digest = hashlib.sha256()
-        for name in _CODE:
-            path = ROOT / name
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in files:
-                if file.suffix in (".py", ".sol"):
-                    digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-        _stage["code"] = digest.hexdigest()[:12]
-    return str(_stage["code"])
+@cache
+def code_hash(kind: str) -> str:
+    """Of everything that a kind of campaign runs."""
+    digest = hashlib.sha256()
+    for name in _CODE[kind]:
+        path = ROOT / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix in (".py", ".sol"):
+                digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def load_state() -> dict[str, Any]:
     path = STATE / "state.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {name: value for name, value in found.items() if name.startswith(code_hash())}
+    return {name: value for name, value in found.items() if name.split()[0] in {code_hash(kind) for kind in _CODE}}
 
 
 def save_state(state: dict[str, Any]) -> None:

@@ -29,9 +29,8 @@ from pydantic import SecretStr
 
 from agents.cli import main
 from agents.explanation import explanation_hash
-from agents.fleet import CLOSE_ALL, PAUSED
+from agents.fleet import CLOSE_ALL, CLOSE_VAULTS, PAUSED
 from agents.journal import Journal, Note
-from agents.operator_cli import CLOSE_VAULTS
 from agents.operator_view import exact
 from agents.settings import Settings
 from agents.signer import Keyring, address_of, load_keyfile
@@ -761,7 +760,6 @@ def test_one_of_two_vaults_is_asked_for_and_nobody_is_paused(partners: Operator)
     assert partners.json("resume")["taken_back"] == {CLOSE_VAULTS: [partners.vault]}
 
 
-@pytest.mark.xfail(strict=True, reason="the fleet does not read this control yet")
 def test_one_of_two_vaults_is_closed_and_the_other_is_not(partners: Operator) -> None:
     partners.run("close-all", "--vault", partners.vault, "--yes")
     partners.json("run", "--once")

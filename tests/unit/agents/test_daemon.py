@@ -7,10 +7,12 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from requests import ConnectionError as RequestsConnectionError
 from requests import Timeout
 from web3.exceptions import BadFunctionCallOutput, TransactionNotFound, Web3RPCError
 
+from agents import service
+from agents.alerts import Systemd
 from agents.constitution import OperatorLimits
 from agents.daemon import (
     EXIT_HUNG,
@@ -645,3 +649,75 @@ def test_sighup_reads_the_limits_again(bench: Build) -> None:
         await until(lambda: one.fleet.operator is after)
 
     assert one.run(life) == 0
+
+
+# The heartbeat
+
+
+class Nodes:
+    """An assembly of which only the nodes' health is asked."""
+
+    def __init__(self, health: Callable[[], Any]) -> None:
+        self.chain = SimpleNamespace(w3=SimpleNamespace(provider=SimpleNamespace(heads=health)))
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
+    """What systemd listens with."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(PATIENCE_S)
+        yield listening
+
+
+def beaten(one: Bench, nodes: Nodes, address: str, beats: int = 1) -> None:
+    """So many heartbeats."""
+
+    async def main() -> None:
+        beat = asyncio.ensure_future(service._beat(one.daemon, one.daemon.telemetry, nodes, Systemd(address)))  # type: ignore[arg-type]
+        last = 0.0
+        for _ in range(beats):
+            await until(lambda last=last: one.daemon.beat_at > last)  # type: ignore[misc]
+            last = one.daemon.beat_at
+        beat.cancel()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "is_ready"),
+    [
+        ("starting", False), ("reconciling", False),
+        ("trading", True), ("paused", True), ("halted", True), ("waiting", True), ("silent", True),
+    ],
+)  # fmt: skip
+def test_systemd_is_told_ready_when_it_has_caught_up_also_where_it_does_not_trade(
+    bench: Build, supervisor: socket.socket, state: str, is_ready: bool
+) -> None:
+    one = bench()
+    one.health.state = state
+    beaten(one, Nodes(dict), supervisor.getsockname())
+    first = supervisor.recv(4096).decode()
+    assert first == ("READY=1" if is_ready else "WATCHDOG=1")
+
+
+def test_a_measure_that_fails_does_not_stop_the_heartbeat(
+    bench: Build, supervisor: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def health() -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(service, "_FIRST_BEAT_S", 0.001)
+    beaten(bench(), Nodes(health), supervisor.getsockname(), beats=3)
+    assert len([record for record in caplog.records if "could not be measured" in record.getMessage()]) >= 2
+
+
+def test_nodes_are_measured_while_no_cycle_ends(bench: Build, supervisor: socket.socket) -> None:
+    one = bench()
+    one.health.head = block(timestamp_s=1)
+    beaten(one, Nodes(lambda: {"a.example": SimpleNamespace(circuit="open")}), supervisor.getsockname())
+    registry = one.daemon.telemetry.registry
+    assert registry.get_sample_value("marketflow_rpc_up", {"host": "a.example"}) == 0
+    lag_s = registry.get_sample_value("marketflow_head_lag_seconds")
+    assert lag_s is not None
+    assert lag_s > 1_000_000
