@@ -14,7 +14,7 @@ from agents.chain import RemoteChain
 from agents.deployments import NetworkDeployment, load_deployment
 from agents.errors import Misconfigured
 from agents.fees import FeePolicy
-from agents.fleet import Agent, Fleet, Meter
+from agents.fleet import Agent, Fleet, Marks, Meter
 from agents.fleet_decisions import LoadedArtefact
 from agents.journal import Journal, nothing
 from agents.localnet.market import pool_readers
@@ -54,6 +54,9 @@ class Assembly:
     readings: FleetReader
     rounds: ChainlinkReader
     fleet: Fleet
+    marks: Marks
+    # Of each token's round, by the protocol's oracle.
+    max_age_s: Mapping[str, int]
 
     def close(self) -> None:
         """Lets go of the journal and of the connections."""
@@ -102,9 +105,9 @@ def _connect(
     opened: ExitStack,
 ) -> Assembly:  # fmt: skip
     protocol, market = deployment.protocol, deployment.market
-    node = Node(chain.w3)
+    node, marks = Node(chain.w3), Marks(at)
     outbox = Outbox(
-        chain_id=chain.chain_id, node=node, journal=journal, at=at,
+        chain_id=chain.chain_id, node=node, journal=journal, at=marks,
         signers={signer.address: signer for signer in signers.values()},
         fees=FeePolicy(
             max_fee_wei=settings.max_fee_wei, min_tip_wei=settings.min_tip_wei, max_tip_wei=settings.max_tip_wei
@@ -133,11 +136,13 @@ def _connect(
         round_ids=partial(_round_ids, chain, oracle, tokens),
         decimals={token: feed.feedDecimals for token, feed in listed.items()},
         journal=journal, outbox=outbox, reconciler=reconciler, operator=file.limits,
-        consensus=ConsensusReader(pool_readers(chain, market)) if settings.consensus else None, meter=meter,
+        consensus=ConsensusReader(pool_readers(chain, market)) if settings.consensus else None,
+        meter=meter, marks=marks,
     )  # fmt: skip
     return Assembly(
         settings=settings, chain=chain, node=node, deployment=deployment, file=file, agents=agents, signers=signers,
         journal=journal, outbox=outbox, reconciler=reconciler, readings=readings, rounds=rounds, fleet=fleet,
+        marks=marks, max_age_s={token: feed.maxAgeS for token, feed in listed.items()},
     )  # fmt: skip
 
 

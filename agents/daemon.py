@@ -183,7 +183,6 @@ class Daemon:
             self._set_state("stopping", because)
             self._stopping.set()
             code = await self._finish(because) or code
-            asked.cancel()
             self._is_over.set()
             watchdog.join()
         return code or 0
@@ -238,9 +237,10 @@ class Daemon:
     def _work(self, head: BlockRef) -> None:
         """In the worker's thread."""
         begun = self._clock()
-        if self._held != self.fleet.held:
-            self._is_reconciled &= not (self._held or frozenset()) - (self.fleet.held or frozenset())
-            self.fleet.held = self._held
+        held = self._held  # once: the loop's thread may change it meanwhile
+        if held != self.fleet.held:
+            self._is_reconciled &= not (held or frozenset()) - (self.fleet.held or frozenset())
+            self.fleet.held = held
         self._look_at_clock(head)
         self.health.head = head
         if not self.breaker.is_open(begun):

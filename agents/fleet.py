@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any, Protocol
 
 from agents.constitution import OperatorLimits
 from agents.cycle import ORDER_LIFETIME_S
 from agents.execution import Ended, call_data
 from agents.fleet_decisions import AgentDecision, DecidedStep, FleetAgent, LoadedArtefact, decide_fleet
-from agents.journal import PAPER, Journal, NewDecision
+from agents.journal import PAPER, Journal, NewDecision, nothing
 from agents.outbox import Followed, Outbox, Outgoing, Placed
 from agents.reconcile import Reconciled, Reconciler
 from offchain_rl.policy import Decision, HoldPolicy
@@ -54,6 +55,7 @@ class Meter(Protocol):
     """`agents.telemetry.Telemetry`."""
 
     def step(self, name: str) -> AbstractContextManager[Any]: ...
+    def observe(self, name: str, seconds: float, **labels: str) -> None: ...
 
 
 class NoMeter:
@@ -61,6 +63,21 @@ class NoMeter:
 
     def step(self, _name: str) -> AbstractContextManager[Any]:
         return nullcontext()
+
+    def observe(self, _name: str, _seconds: float, **_labels: str) -> None:
+        pass
+
+
+class Marks:
+    """When the outbox last came past each of its points, by `perf_counter`; then as `at`, which may die there."""
+
+    def __init__(self, at: Callable[[str], None] = nothing) -> None:
+        self._at = at
+        self.times: dict[str, float] = {}
+
+    def __call__(self, point: str) -> None:
+        self.times[point] = perf_counter()
+        self._at(point)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,13 +118,14 @@ class Fleet:
         operator: OperatorLimits,
         consensus: ConsensusSource | None = None,
         meter: Meter | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self.agents = {agent.vault: agent for agent in agents}
         self.operator = operator
         self._chain_id, self._readings, self._round_ids = chain_id, readings, round_ids
         self._rounds, self._decimals = rounds, decimals
         self._journal, self._outbox, self._reconciler = journal, outbox, reconciler
-        self._consensus, self._meter = consensus, meter or NoMeter()
+        self._consensus, self._meter, self._marks = consensus, meter or NoMeter(), marks or Marks()
         self._last_rounds: Mapping[str, int] = {}
         # Accounts whose keys are this machine's to use; None: all.
         self.held: frozenset[str] | None = None
@@ -179,6 +197,7 @@ class Fleet:
         return wanted
 
     def _decide(self, tick: Tick, wanted: Sequence[VaultReading], closing: set[str]) -> None:
+        began_at = perf_counter()
         with self._meter.step("decide"):
             asked = [self._asked(reading, reading.address in closing) for reading in wanted]
             decided = decide_fleet(
@@ -190,11 +209,19 @@ class Fleet:
                 tick.parked[reading.address] = str(decision.error)
         with self._meter.step("journal"):
             outgoing = self._record(tick)
-        with self._meter.step("send"):
-            tick.placed = self._outbox.place(outgoing, tick.head)
+        self._place(tick, outgoing, began_at)
         for vault, decision in tick.decisions.items():
             if not isinstance(decision.error, ReadingFailed):  # what could not be read is tried again in the same bar
                 self._last_bar[vault] = self._bar(vault, tick.head)
+
+    def _place(self, tick: Tick, outgoing: Sequence[Outgoing], decided_from: float) -> None:
+        begun = perf_counter()
+        tick.placed = self._outbox.place(outgoing, tick.head)
+        if any(placed.transaction_hash for placed in tick.placed):
+            signed = self._marks.times.get("signed, not sent", begun)
+            self._meter.observe("step_seconds", signed - begun, step="sign")
+            self._meter.observe("step_seconds", perf_counter() - signed, step="send")
+            self._meter.observe("decision_to_signed_seconds", signed - decided_from)
 
     def _asked(self, reading: VaultReading, is_closing: bool) -> FleetAgent:
         artefact = self.agents[reading.address].artefact

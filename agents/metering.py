@@ -10,10 +10,27 @@ from typing import Any
 
 from agents.fleet import Agent, Tick
 from agents.journal import Journal
+from agents.node import AccountState
 from agents.telemetry import OPEN_STATES, Telemetry
 from oracle.vault_state import WAD, VaultReading
 
 BPS = 10_000
+
+
+def meter_start(telemetry: Telemetry, agents: Mapping[str, Agent], max_age_s: Mapping[str, int]) -> None:
+    """What does not change: who there is, and how old prices may be."""
+    for vault in agents:
+        telemetry.begin(vault)
+    for token, age_s in max_age_s.items():
+        telemetry.gauge("oracle_max_age_seconds", age_s, asset=token)
+
+
+def meter_accounts(telemetry: Telemetry, states: Mapping[str, AccountState], journal: Journal) -> None:
+    """How far the journal's next nonce is from where the chain is, what waits in between left out."""
+    waiting = Counter(row.account for row in journal.unfinished())
+    for account, state in states.items():
+        gap = journal.next_nonce(account, state.nonce) - state.nonce - waiting[account]
+        telemetry.gauge("nonce_gap", gap, account=account)
 
 
 def meter_tick(

@@ -15,11 +15,11 @@ from typing import Any
 from agents.alerts import Systemd, Webhook
 from agents.assembly import Assembly, assemble
 from agents.daemon import Daemon, DaemonRules
-from agents.errors import Retryable
+from agents.errors import AgentError, Retryable
 from agents.fleet import Tick
 from agents.heads import HeadStream
 from agents.journal import Journal, nothing
-from agents.metering import meter_tick, status_of
+from agents.metering import meter_accounts, meter_start, meter_tick, status_of
 from agents.secrets import RedactingFormatter, Redactor, forbid_core_dumps, guard_tracebacks
 from agents.settings import Settings, load_agents, notify_socket
 from agents.signer import Ask
@@ -27,6 +27,7 @@ from agents.telemetry import Telemetry, make_tracer
 from agents.web import Views, WebRules, serve
 
 log = logging.getLogger("marketflow.service")
+_ACCOUNTS_S = 60.0
 _BEAT_S = 10.0
 # Until it has caught up, so that a supervisor learns of it soon.
 _FIRST_BEAT_S = 0.5
@@ -127,6 +128,9 @@ async def _run(settings: Settings, assembly: Assembly, telemetry: Telemetry) -> 
         systemd = Systemd(notify_socket())
         beat = asyncio.ensure_future(_beat(daemon, telemetry, assembly, systemd))
         stack.callback(beat.cancel)
+        meter_start(telemetry, assembly.fleet.agents, assembly.max_age_s)
+        accounts = asyncio.ensure_future(_watch_accounts(telemetry, assembly))
+        stack.callback(accounts.cancel)
         if settings.placement_servers:
             await stack.enter_async_context(_placed(settings, assembly, daemon))
         code = await daemon.run()
@@ -188,6 +192,19 @@ def _serve(settings: Settings, assembly: Assembly, daemon: Daemon, pages: Journa
     rules = WebRules(max_heartbeat_age_s=settings.watchdog_s)
     assert settings.http_port is not None
     return serve(views, host=settings.http_host, port=settings.http_port, rules=rules)
+
+
+async def _watch_accounts(telemetry: Telemetry, assembly: Assembly) -> None:
+    """A nonce that nobody uses, or that somebody else does, is told before it is in the way. Beside the cycles."""
+    accounts = sorted(signer.address for signer in {id(s): s for s in assembly.signers.values()}.values())
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_ACCOUNTS_S)
+        try:
+            states = await loop.run_in_executor(None, assembly.node.accounts, accounts)
+            meter_accounts(telemetry, states, assembly.journal)
+        except AgentError as error:
+            log.info("nonces could not be compared: %s", error)
 
 
 async def _beat(daemon: Daemon, telemetry: Telemetry, assembly: Assembly, systemd: Systemd) -> None:

@@ -30,7 +30,7 @@ from agents.errors import Misconfigured
 log = logging.getLogger("marketflow.telemetry")
 
 PREFIX: Final = "marketflow_"
-STEPS: Final = ("read", "decide", "review", "journal", "sign", "send", "follow")
+STEPS: Final = ("read", "decide", "journal", "sign", "send", "follow")
 OPEN_STATES: Final = ("intent", "reviewed", "signed", "sent", "mined")
 OUTCOMES: Final = ("traded", "refused", "reverted", "replaced", "filled")
 CYCLE_OUTCOMES: Final = ("ok", "retried", "stopped", "halted")

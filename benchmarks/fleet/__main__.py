@@ -71,10 +71,8 @@ def measure(evm: LocalEvm, folder: Path, count: int, bars: int) -> Figures:
     before_mb = resident_mb()
     assembly = assemble(settings)
     try:
-        marks = Marks()
-        assembly.outbox._at = marks
         assembly.fleet.reconcile(assembly.node.head())
-        figures = run(world, assembly, marks, bars)
+        figures = run(world, assembly, bars)
         gc.collect()
         figures["MB for each agent, everything shared included"] = (resident_mb() - before_mb) / count
     finally:
@@ -82,7 +80,7 @@ def measure(evm: LocalEvm, folder: Path, count: int, bars: int) -> Figures:
     return {"agents": count, "bars": bars, **figures}
 
 
-def run(world: World, assembly: Assembly, marks: Marks, bars: int) -> Figures:
+def run(world: World, assembly: Assembly, bars: int) -> Figures:
     signed_ms, sent_ms, mined_ms, ready = [], [], [], 0
     gc.collect()
     gc.freeze()
@@ -98,7 +96,7 @@ def run(world: World, assembly: Assembly, marks: Marks, bars: int) -> Figures:
         orders = sum(1 for placed in tick.placed if placed.transaction_hash)
         ready += orders
         if orders:
-            signed_ms += [(marks.at["signed, not sent"] - begun) * 1000] * orders
+            signed_ms += [(assembly.marks.times["signed, not sent"] - begun) * 1000] * orders
             sent_ms.append((done - begun) * 1000)
             begun = time.perf_counter()
             world.evm.mine()
@@ -122,16 +120,6 @@ def settle(world: World, assembly: Assembly) -> None:
     for _ in range(2):
         world.evm.mine()
         assembly.fleet.follow(assembly.node.head())
-
-
-class Marks:
-    """When the outbox came past its points."""
-
-    def __init__(self) -> None:
-        self.at: dict[str, float] = {}
-
-    def __call__(self, point: str) -> None:
-        self.at[point] = time.perf_counter()
 
 
 def deploy(world: World, accounts: list[str], artefacts: list[Artefact]) -> list[str]:

@@ -60,6 +60,7 @@ class Scripted:
     def __init__(self, *script: Any) -> None:
         self.script, self.calls = list(script), list[str]()
         self.operator = OperatorLimits()
+        self.held: frozenset[str] | None = None
 
     def reconcile(self, _: BlockRef) -> Reconciled:
         self.calls.append("reconcile")
@@ -361,6 +362,20 @@ def test_while_the_breaker_is_open_a_journal_that_was_never_reconciled_is_not_fo
     assert one.fleet.calls == []
 
 
+def test_keys_that_come_from_another_machine_are_used_after_everything_is_reconciled(bench: Build) -> None:
+    one = bench()
+
+    async def life() -> None:
+        for accounts in ({"a", "b"}, {"a"}, {"a", "c"}):
+            await one.head()
+            one.daemon.hold(frozenset(accounts))
+        await one.head()
+        assert one.fleet.held == {"a", "c"}
+
+    one.run(life)
+    assert one.fleet.calls == ["reconcile", "tick", "reconcile", "tick", "tick", "reconcile", "tick"]
+
+
 # After a cycle
 
 
@@ -569,7 +584,7 @@ def test_a_cycle_that_outlives_the_grace_of_a_stop_ends_with_the_process(bench: 
 @pytest.mark.parametrize("is_stopping", [False, True], ids=["running", "stopping"])
 def test_the_watchdog_ends_a_cycle_that_hangs_also_during_a_stop(bench: Build, is_stopping: bool) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    one = bench(lambda: begun.set() or go_on.wait(PATIENCE_S), rules={"watchdog_s": 0.04})
+    one = bench(lambda: begun.set() or go_on.wait(PATIENCE_S), rules={"watchdog_s": 0.04, "grace_s": 3 * PATIENCE_S})
 
     async def life() -> None:
         one.heads.coming.put_nowait(block())

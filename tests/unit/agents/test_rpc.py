@@ -228,7 +228,7 @@ def test_path_query_and_user_are_in_no_message_log_or_repr(create_node, create_p
     address = f"http://USERSECRET:PASSSECRET@{host(node)}/{KEY}?token=QUERYSECRET"
     echo = f"bad gateway for {address}"
     pool = create_pool(address, "http://USERSECRET:PASSSECRET@127.0.0.1:1/" + KEY)
-    said = [repr(pool), str(pool), repr(pool._endpoints[0]._address)]
+    said = [repr(pool), str(pool), repr(pool._endpoints[0])]
     node.instead["eth_getBalance"] = {"code": -32603, "message": echo}
     with pytest.raises(Retryable) as retryable:
         balance(pool)
@@ -236,6 +236,10 @@ def test_path_query_and_user_are_in_no_message_log_or_repr(create_node, create_p
     said.append(str(pool.make_request("eth_getBalance", [NOBODY, "latest"])))
     node.instead["eth_getBalance"] = Reply(status=401, body=echo)
     with pytest.raises(Retryable) as refused:
+        balance(pool)
+    # urllib3 would log the whole address for a header that can't be read.
+    node.instead["eth_getBalance"] = Reply(headers={"X": "y\r\n no header\r\nat all"}, body="{}")
+    with pytest.raises(Retryable):
         balance(pool)
     node.chain_id = 5
     with pytest.raises(Misconfigured) as misconfigured:
@@ -337,6 +341,18 @@ def test_a_pool_goes_on_without_the_endpoint_that_came_back_on_another_chain(cre
     assert first.asked_for("eth_getBalance") == 1
 
 
+def test_an_answer_over_a_new_connection_to_another_chain_is_not_believed(create_node, create_pool):
+    node = create_node()
+    pool = create_pool(node)
+    balance(pool)
+    [kept] = [connection for connection in pool._endpoints[0].http.pool.queue if connection]
+    kept.sock.shutdown(socket.SHUT_RDWR)
+    node.chain_id = 5
+    with pytest.raises(Misconfigured, match="is on chain 5"):
+        balance(pool)
+    assert pool.heads()[host(node)].head is None
+
+
 def test_an_endpoint_that_was_mended_is_used_again(create_node, create_pool, clock):
     node = create_node()
     pool = create_pool(node)
@@ -400,9 +416,7 @@ def test_what_is_no_answer_leads_to_the_next_endpoint(create_node, create_pool, 
     pool = create_pool(bad, good)
     prefer(pool, bad)
     assert balance(pool) == "0x2a"
-    # Who hangs up may only have closed a kept connection, and is asked once more.
-    asked = 2 if answer is NOT_AN_ANSWER["hangs up"] else 1
-    assert (bad.asked_for("eth_getBalance"), good.asked_for("eth_getBalance")) == (asked, 1)
+    assert (bad.asked_for("eth_getBalance"), good.asked_for("eth_getBalance")) == (1, 1)
     pool = create_pool(bad)
     with pytest.raises(Retryable, match=rf"no endpoint answered eth_getBalance: {host(bad)} \("):
         balance(pool)
@@ -463,7 +477,7 @@ def test_an_answer_without_end_is_refused(create_node, create_pool, monkeypatch)
     monkeypatch.setattr(rpc, "MAX_ANSWER_BYTES", 10_000)
     node = create_node()
     node.instead["eth_getBalance"] = Reply(body="x" * 20_000)
-    with pytest.raises(Retryable, match="does not speak HTTP"):
+    with pytest.raises(Retryable, match="answered with too much"):
         balance(create_pool(node))
 
 
@@ -647,10 +661,9 @@ def test_a_circuit_is_closed_by_a_look_but_opens_at_the_next_failure(create_node
     for _ in range(rpc.FAILURES_TO_OPEN):
         with pytest.raises(Retryable):
             balance(pool)
-    pool.refresh()
     assert pool.heads()[host(node)].circuit == "open"
     clock.now_s += rpc.FIRST_BACKOFF_S
-    pool.refresh()
+    pool._look_at(pool._endpoints[0])
     assert pool.heads()[host(node)].circuit == "closed"
     with pytest.raises(Retryable):
         balance(pool)
@@ -792,7 +805,7 @@ def test_heads_are_learned_in_the_background(create_node, create_pool, clock):
     other.head = 123
     clock.now_s += rpc.HEAD_REFRESH_S
     balance(pool)
-    pool._prober.shutdown(wait=True)
+    pool._looks.shutdown(wait=True)
     assert pool.heads()[host(other)].head == 123
 
 
@@ -962,11 +975,6 @@ def test_web3_and_remote_chain_work_over_a_pool(evm, create_pool):
     chain.send({"to": NOBODY, "data": b""}, keys, value=7)
     assert w3.eth.get_balance(NOBODY) == 7
     assert w3.is_connected()
-    with w3.batch_requests() as batch:
-        batch.add(w3.eth.get_balance(NOBODY))
-        batch.add(w3.eth.get_block(0))
-        found, genesis = batch.execute()
-    assert (found, genesis["number"]) == (7, 0)
     with pytest.raises(Web3RPCError):
         w3.eth.send_raw_transaction(b"\x00")
 
@@ -1023,10 +1031,10 @@ def test_a_kept_connection_that_was_closed_is_opened_again(create_node, create_p
     node = create_node()
     pool = create_pool(node)
     balance(pool)
-    for wire in pool._endpoints[0]._idle:
-        wire._socket.shutdown(socket.SHUT_RDWR)
+    [kept] = [connection for connection in pool._endpoints[0].http.pool.queue if connection]
+    kept.sock.shutdown(socket.SHUT_RDWR)
     checks = node.asked_for("eth_chainId")
-    # Not begun on the old one, so that it is not in doubt whether it was done.
+    # Not begun on the old one, so that it is not in doubt whether it was done; who listens now may be another node.
     assert pool.make_request("evm_mine", [])["result"] == "0x2a"
     assert node.asked_for("eth_chainId") == checks + 1
     assert pool.heads()[host(node)].failures == 0
@@ -1039,4 +1047,4 @@ def test_a_closed_pool_leaves_no_thread_and_no_connection(create_node, create_po
     pool.close()
     ours = [t for t in set(threading.enumerate()) - before if t.name.startswith("rpc-heads")]
     assert ours == []
-    assert all(not endpoint._idle for endpoint in pool._endpoints)
+    assert all(endpoint.http.pool is None for endpoint in pool._endpoints)
