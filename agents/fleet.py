@@ -11,7 +11,7 @@ A single agent is a fleet of one. An agent that can't go on is parked with the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from agents.constitution import OperatorLimits
 from agents.cycle import ORDER_LIFETIME_S
 from agents.execution import Ended, call_data
-from agents.fleet_decisions import AgentDecision, DecidedStep, FleetAgent, LoadedArtefact, decide_fleet
+from agents.fleet_decisions import AgentDecision, DecidedStep, FleetAgent, FleetDecider, LoadedArtefact
 from agents.journal import PAPER, Journal, NewDecision, nothing
 from agents.outbox import Followed, Outbox, Outgoing, Placed
 from agents.reconcile import Reconciled, Reconciler
@@ -49,6 +49,7 @@ class Readings(Protocol):
     """`oracle.fleet_state.FleetReader`."""
 
     def fetch(self, block: BlockRef) -> list[Any]: ...
+    def fetch_parts(self, block: BlockRef) -> Iterator[Mapping[str, Any]]: ...
 
 
 class Meter(Protocol):
@@ -96,6 +97,20 @@ class Tick:
     rounds: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Turns:
+    """Whose turn it is at one head. `trades`: how many the journal has of each vault."""
+
+    due: set[str]
+    closing: set[str]
+    moved: bool
+    paused: str | None
+    in_flight: set[str]
+    trades: Mapping[str, int]
+    # Whether a vault has made trades that the journal does not know.
+    is_strange: bool = False
+
+
 class Fleet:
     """The agents of one process with one journal. Used by one thread at a time.
 
@@ -138,8 +153,8 @@ class Fleet:
 
     def reconcile(self, head: BlockRef) -> Reconciled:
         """Before the first tick. Raises as `Reconciler.run`."""
-        readings, _ = self._read(head)
-        return self._reconciler.run(head, {vault: reading.nonce for vault, reading in readings.items()})
+        readings = [reading for reading in self._readings.fetch(head) if isinstance(reading, VaultReading)]
+        return self._reconciler.run(head, {reading.address: reading.nonce for reading in readings})
 
     def follow(self, head: BlockRef) -> Followed:
         """Only what was sent before; nothing is decided."""
@@ -158,61 +173,62 @@ class Fleet:
         if not (moved or due or closing):
             self._outbox.look_ahead({agent.account for agent in self.agents.values() if agent.account})
             return tick
-        with self._meter.step("read"):
-            tick.readings, tick.parked = self._read(head)
-        if wanted := self._who_decides(tick, due, moved, controls.get(PAUSED), closing):
-            self._decide(tick, wanted, closing)
+        turns = _Turns(
+            due=due, closing=closing, moved=moved, paused=controls.get(PAUSED),
+            in_flight=self._journal.in_flight(head.number), trades=self._journal.trades(up_to_block=head.number),
+        )  # fmt: skip
+        began_at = perf_counter()
+        self._read_and_decide(tick, turns)
+        if turns.is_strange:
+            self._reconciler.adopt(head)  # by hand, or by another daemon: the next head goes on
+        if tick.decisions:
+            with self._meter.step("journal"):
+                outgoing = self._record(tick)
+            self._place(tick, outgoing, began_at)
+        for vault, decision in tick.decisions.items():
+            if not isinstance(decision.error, ReadingFailed):  # what could not be read is tried again in the same bar
+                self._last_bar[vault] = self._bar(vault, head)
         self._last_rounds = tick.rounds
         return tick
 
-    def _read(self, head: BlockRef) -> tuple[dict[str, VaultReading], dict[str, str]]:
-        readings, parked = {}, {}
-        for vault, reading in zip(self.agents, self._readings.fetch(head), strict=True):
-            if isinstance(reading, VaultReading):
-                readings[vault] = reading
-            else:
-                parked[vault] = f"its vault can't be read: {reading}"
-        return readings, parked
+    def _read_and_decide(self, tick: Tick, turns: _Turns) -> None:
+        """Part by part: what is known is decided about while the node works on the rest."""
+        decider = FleetDecider(
+            self._chain_id, rounds=self._rounds, decimals=self._decimals, consensus=self._consensus
+        )
+        parts = self._readings.fetch_parts(tick.head)
+        while True:
+            with self._meter.step("read"):
+                part = next(parts, None)
+            if part is None:
+                return
+            wanted = [reading for vault, reading in part.items() if self._may_decide(tick, turns, vault, reading)]
+            with self._meter.step("decide"):
+                decided = decider.decide([self._asked(reading, turns.closing) for reading in wanted])
+            for reading, decision in zip(wanted, decided, strict=True):
+                tick.decisions[reading.address] = decision
+                if decision.error:
+                    tick.parked[reading.address] = str(decision.error)
 
-    def _who_decides(
-        self, tick: Tick, due: set[str], moved: bool, paused: str | None, closing: set[str]
-    ) -> list[VaultReading]:
-        """Those whose turn it is, and nothing of whose is under way."""
-        in_flight = self._journal.in_flight(tick.head.number)
-        known = self._journal.trades(up_to_block=tick.head.number)
-        wanted = []
-        for vault, reading in tick.readings.items():
-            if not self._holds(self.agents[vault].account):
-                tick.parked[vault] = "its key is on another machine"
-            elif vault in in_flight:
-                tick.parked[vault] = "an order is under way"
-            elif paused and vault not in closing:
-                tick.parked[vault] = f"paused: {paused}"
-            elif self.agents[vault].account and known.get(vault, 0) != reading.nonce:
-                tick.parked[vault] = f"the vault has made {reading.nonce} trades, the journal has {known.get(vault, 0)}"
-            elif vault in closing or vault in due or (moved and reading.is_reducing):
-                wanted.append(reading)
-        if any("trades, the journal has" in reason for reason in tick.parked.values()):
-            self._reconciler.adopt(tick.head)  # by hand, or by another daemon: the next head goes on
-        return wanted
-
-    def _decide(self, tick: Tick, wanted: Sequence[VaultReading], closing: set[str]) -> None:
-        began_at = perf_counter()
-        with self._meter.step("decide"):
-            asked = [self._asked(reading, reading.address in closing) for reading in wanted]
-            decided = decide_fleet(
-                self._chain_id, asked, rounds=self._rounds, decimals=self._decimals, consensus=self._consensus
-            )
-        for reading, decision in zip(wanted, decided, strict=True):
-            tick.decisions[reading.address] = decision
-            if decision.error:
-                tick.parked[reading.address] = str(decision.error)
-        with self._meter.step("journal"):
-            outgoing = self._record(tick)
-        self._place(tick, outgoing, began_at)
-        for vault, decision in tick.decisions.items():
-            if not isinstance(decision.error, ReadingFailed):  # what could not be read is tried again in the same bar
-                self._last_bar[vault] = self._bar(vault, tick.head)
+    def _may_decide(self, tick: Tick, turns: _Turns, vault: str, reading: VaultReading | Exception) -> bool:
+        """Whether it is its turn, and nothing is in the way; what is, is said."""
+        if not isinstance(reading, VaultReading):
+            tick.parked[vault] = f"its vault can't be read: {reading}"
+            return False
+        tick.readings[vault] = reading
+        account, trades = self.agents[vault].account, turns.trades.get(vault, 0)
+        if not self._holds(account):
+            tick.parked[vault] = "its key is on another machine"
+        elif vault in turns.in_flight:
+            tick.parked[vault] = "an order is under way"
+        elif turns.paused and vault not in turns.closing:
+            tick.parked[vault] = f"paused: {turns.paused}"
+        elif account and trades != reading.nonce:
+            tick.parked[vault] = f"the vault has made {reading.nonce} trades, the journal has {trades}"
+            turns.is_strange = True
+        else:
+            return vault in turns.closing or vault in turns.due or (turns.moved and reading.is_reducing)
+        return False
 
     def _place(self, tick: Tick, outgoing: Sequence[Outgoing], decided_from: float) -> None:
         begun = perf_counter()
@@ -223,9 +239,9 @@ class Fleet:
             self._meter.observe("step_seconds", perf_counter() - signed, step="send")
             self._meter.observe("decision_to_signed_seconds", signed - decided_from)
 
-    def _asked(self, reading: VaultReading, is_closing: bool) -> FleetAgent:
+    def _asked(self, reading: VaultReading, closing: set[str]) -> FleetAgent:
         artefact = self.agents[reading.address].artefact
-        if is_closing:
+        if reading.address in closing:
             artefact = replace(artefact, policy=_Close(artefact.policy.spec, artefact.policy.action))
         return FleetAgent(artefact=artefact, vault=reading, operator=self.operator)
 

@@ -5,7 +5,7 @@
         results = pool.batch([("eth_sendRawTransaction", [raw]) for raw in signed])
 
 Addresses of nodes contain access keys: only host and port of an address are ever said, logged or counted. For that
-urllib3's own messages, which have the path in them, are not logged in a process that imports this.
+urllib3 logs nothing in a process that imports this.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ _REASON_CHARACTERS = 160
 _REFUSALS_OF_BATCHES = frozenset({400, 405, 413, 415, 422, 501})
 
 _LOGGER = logging.getLogger(__name__)
+# What it logs has keys in it: the path of each request, and the whole address when a header can't be read.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 # What may be asked twice, because nothing happens by it, or, for a raw transaction, nothing more the second time.
@@ -530,6 +531,7 @@ def _read(response: urllib3.BaseHTTPResponse, body: bytes, calls: list[_Call], e
     except ValueError:
         parsed = None
     if isinstance(parsed, dict) and parsed.get("error") is not None:
+        # Of the whole answer, and without an id when the request was not even read.
         _raise_unless_answer(parsed["error"], endpoint)
     is_refusal = status in _REFUSALS_OF_BATCHES or (status == 200 and parsed is not None)
     if is_batch and is_refusal and not isinstance(parsed, list):
@@ -639,7 +641,7 @@ def _secrets(url: str, address: Url) -> list[str]:
     target, credentials = address.request_uri, unquote(address.auth or "").split(":")
     pieces = {piece for text in (url, unquote(url), target) for piece in re.split(r"[/?&=@:#]", text)} | {target}
     long = {piece for piece in pieces if len(piece) >= 6} | {piece for piece in credentials if len(piece) >= 3}
-    return sorted(long - {address.host}, key=len, reverse=True)
+    return sorted(long, key=len, reverse=True)
 
 
 class _Endpoint:

@@ -116,10 +116,10 @@ def run(world: World, assembly: Assembly, bars: int) -> Figures:
 
 
 def settle(world: World, assembly: Assembly) -> None:
-    """Heads without a new bar, as they come between two: what was sent is followed to its end."""
-    for _ in range(2):
+    """Heads without a new price, as they come between two: what was sent is followed to its end."""
+    for _ in range(assembly.settings.finality_blocks + 2):
         world.evm.mine()
-        assembly.fleet.follow(assembly.node.head())
+        assembly.fleet.tick(assembly.node.head())
 
 
 def deploy(world: World, accounts: list[str], artefacts: list[Artefact]) -> list[str]:

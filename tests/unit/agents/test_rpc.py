@@ -598,6 +598,18 @@ def test_retry_after_is_honoured_and_capped(create_node, create_pool, retry_afte
     assert pool.heads()[host(node)].rests_s == rest_s
 
 
+@pytest.mark.parametrize("calls", [1, 3])
+def test_a_limit_that_is_said_without_an_id_is_a_limit_and_no_refusal_of_batches(create_node, create_pool, calls):
+    node = create_node()
+    pool = create_pool(node)
+    limit = Reply(body={"jsonrpc": "2.0", "id": None, "error": {"code": -32005, "message": "limit exceeded"}})
+    node.instead["eth_getBalance"], node.instead["batch"] = limit, lambda _: limit
+    with pytest.raises(Retryable, match="said -32005"):
+        pool.batch([("eth_getBalance", [NOBODY, "latest"])] * calls)
+    assert pool.heads()[host(node)].rests_s == rpc.DEFAULT_REST_S
+    assert len(node.server.asked) == 3
+
+
 def test_retry_after_as_a_date_is_counted_from_the_answers_own_date(create_node, create_pool):
     node = create_node()
     pool = create_pool(node)
