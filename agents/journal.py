@@ -28,7 +28,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self
 
-from agents.errors import Misconfigured
+from agents.errors import Misconfigured, Retryable
 from oracle.chain import BlockRef
 
 SCHEMA_VERSION: Final = 2
@@ -187,7 +187,8 @@ class Journal:
     """An SQLite file in write-ahead mode; every method is one transaction, on disk when it returns, unless it is inside
     `transaction()`. May be used by several threads; by one writing process when `exclusive`.
 
-    Raises Misconfigured, here and in every method, when the file can't be read or written. `at` is called with the name
+    Raises Misconfigured, here and in every method, when the file can't be read or written, and Retryable when another
+    process does not let go of it. `at` is called with the name
     of each transition before and after it is on disk.
     """
 
@@ -217,6 +218,8 @@ class Journal:
         self._execute("PRAGMA journal_mode=WAL")
         self._execute("PRAGMA synchronous=FULL")
         self._execute("PRAGMA foreign_keys=ON")
+        if self._value("PRAGMA user_version") == SCHEMA_VERSION:
+            return  # who only looks does not wait for who writes
         with self.transaction():
             version = self._value("PRAGMA user_version")
             tables = {name for (name,) in self._fetch("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -663,9 +666,16 @@ class Journal:
     def _usable(self) -> Iterator[None]:
         try:
             yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise self._unusable(error) from error
+            message = f"another process writes the journal {self.path} for more than {_BUSY_TIMEOUT_S} s"
+            raise Retryable(message) from error
         except (sqlite3.Error, OSError) as error:
-            message = f"the journal {self.path} can't be used: {error}; name another file or make room"
-            raise Misconfigured(message) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> Misconfigured:
+        return Misconfigured(f"the journal {self.path} can't be used: {error}; name another file or make room")
 
 
 _ATTEMPT = ("hash", "raw", "max_fee_wei", "tip_wei", "signed_at_s")

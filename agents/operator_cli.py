@@ -170,11 +170,11 @@ def _dry_run(settings: Settings, *, as_json: bool) -> None:
 
 def _run_once(settings: Settings, *, log_json: bool, as_json: bool) -> None:
     from agents.assembly import assemble
-    from agents.secrets import Redactor, forbid_core_dumps
-    from agents.service import start_logging
+    from agents.secrets import forbid_core_dumps
+    from agents.service import redactor_of, start_logging
 
     forbid_core_dumps()
-    redactor = Redactor()
+    redactor = redactor_of(settings)
     start_logging(redactor, as_json=log_json)
     assembly = assemble(settings, ask=_ask(), redactor=redactor)
     try:

@@ -62,7 +62,7 @@ def run(
 ) -> int:
     """Runs a fleet until it is told to stop. The exit code. Raises Misconfigured before anything was begun. `at`: as in
     Journal."""
-    dumps, redactor = forbid_core_dumps(), _redactor_of(settings)
+    dumps, redactor = forbid_core_dumps(), redactor_of(settings)
     start_logging(redactor, as_json=as_json)
     if not dumps.are_forbidden:
         log.warning("this system does not let core dumps be forbidden: a crash may write keys to disk")
@@ -73,7 +73,8 @@ def run(
         return asyncio.run(_run(settings, assembly, telemetry))
 
 
-def _redactor_of(settings: Settings) -> Redactor:
+def redactor_of(settings: Settings) -> Redactor:
+    """Knows every secret of the settings."""
     redactor = Redactor()
     for url in (*settings.rpc_urls, *settings.placement_servers, settings.ws_url, settings.webhook_url):
         if url is not None:

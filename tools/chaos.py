@@ -102,8 +102,7 @@ def one(kind: str, number: int, runs: int) -> dict[str, Any]:
     """One life or visit; stops at what is broken."""
     begun, faults, done = time.perf_counter(), Counter[str](), 0
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        stage = _stage_of(kind)
-        opened = stage.life(Path(folder)) if kind == "life" else stage.visit(Path(folder))
+        opened = _open(kind, Path(folder))
         broken = ""
         with opened as subject:
             for index in range(runs):
@@ -120,12 +119,14 @@ def one(kind: str, number: int, runs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _stage_of(kind: str) -> Any:
+def _open(kind: str, folder: Path) -> Any:
+    """A life or a visit on this worker's chain of that kind."""
     if kind not in _stage:
         evm = _stage.setdefault("evm of " + kind, start_evm("anvil"))
-        world = World(evm)
-        _stage[kind] = lives.Stage(world) if kind == "life" else kills.Street(world, kills.Zygote())
-    return _stage[kind]
+        _stage[kind] = lives.Stage(World(evm)) if kind == "life" else kills.Street(World(evm))
+    if kind == "life":
+        return _stage[kind].life(folder)
+    return _stage[kind].visit(folder, _stage.setdefault("zygote", kills.Zygote()))
 
 
 def _runs(kind: str) -> int:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from agents.ledger import fetch_entries
 from offchain_rl.artefact import ActionSpec, Artefact
 from tests.chaos.chainlab import ChainLab, Fate, LabError
 from tests.chaos.lives import PATIENCE, POINTS, Broken, Story
-from tests.contracts.world import World
+from tests.contracts.world import CEILINGS, LIMITS, World, usd
 from tests.e2e.conftest import BAR_S, SPEC
 from tests.e2e.daemons import settings_for, start, write_files
 
@@ -57,17 +58,26 @@ class Zygote:
 
 
 class Street:
-    """A chain with agents that trade in every bar, and the files of their operator."""
+    """A chain with agents that trade in every bar, and the files of their operator.
 
-    def __init__(self, world: World, zygote: Zygote) -> None:
-        self.world, self.zygote, self.lab = world, zygote, ChainLab(world.evm)
-        keys = (world.signer, world.signer, world.other_signer)
-        ids = [None, *(world.register_agent(world.other_controller, key) for key in keys[1:])]
+    Their vaults may trade as often as the constitution allows, with a week before the next settlement and deposits that
+    a profit does not make too small: a vault that lacks either only sells.
+    """
+
+    def __init__(self, world: World, *, agents: int = 3) -> None:
+        self.world, self.lab = world, ChainLab(world.evm)
+        world.to_next_window()
+        world.to_window_end()
+        limits = replace(LIMITS, max_trades_per_day=CEILINGS.max_trades_per_day, max_cumulative_slippage_bps=300)
+        keys = [world.signer, *[world.other_signer, world.signer] * (agents // 2)][:agents]
         self.agents = []
-        for number, (key, agent_id) in enumerate(zip(keys, ids, strict=True)):
-            artefact = _rebalancer(1000 * (number + 1))
-            options = {} if agent_id is None else {"agent_id": agent_id}
-            strategy = world.deploy_strategy(artefactHash=bytes.fromhex(artefact.artefact_hash[2:]), **options)
+        for number, key in enumerate(keys):
+            controller = world.other_controller if number else world.controller
+            agent = world.register_agent(controller, key, deposit=usd(200_000))
+            artefact = rebalancer(800 * (number + 1))
+            strategy = world.deploy_strategy(
+                artefactHash=bytes.fromhex(artefact.artefact_hash[2:]), agent_id=agent, limits=limits
+            )
             self.agents.append((f"agent {number}", strategy.vault, artefact, key))
         for _ in range(SPEC.lookback):
             self.bar(2000)
@@ -80,24 +90,24 @@ class Street:
         self.world.set_price("ETH", price_usd)
 
     @contextmanager
-    def visit(self, folder: Path) -> Iterator[Visit]:
+    def visit(self, folder: Path, zygote: Zygote | None = None) -> Iterator[Visit]:
         """The chain as it was, and an operator's empty folder."""
         self.world.evm.revert(self._snapshot)
         self._visits += 1
         self.world.evm.travel(self._visits)
         self.world.evm.mine(8)
         write_files(self.world, folder, self.agents)
-        yield Visit(self, folder)
+        yield Visit(self, folder, zygote)
         self.lab.drop_all()
 
 
 class Visit:
     """Rounds of one journal."""
 
-    def __init__(self, street: Street, folder: Path) -> None:
-        self.street, self.folder = street, folder
+    def __init__(self, street: Street, folder: Path, zygote: Zygote | None) -> None:
+        self.street, self.folder, self.zygote = street, folder, zygote
         self.world, self.lab = street.world, street.lab
-        self.rounds = 0
+        self.rounds = self.trades = 0
 
     def round(self, seed: int) -> Story:
         """One daemon's life and what it left. Raises Broken, with the story."""
@@ -116,7 +126,8 @@ class Visit:
         return story
 
     def _live(self, rng: random.Random, plan: str, story: Story) -> None:
-        pid = self.street.zygote.fork(
+        assert self.zygote is not None
+        pid = self.zygote.fork(
             folder=self.folder, url=self.world.evm.url, chain_id=self.world.d.chain_id, plan=plan,
             log=self.folder / "daemon.log",
         )  # fmt: skip
@@ -168,7 +179,10 @@ class Visit:
             head = assembly.node.head()
             assembly.fleet.reconcile(head)
             self._hold(assembly.journal)
-            story.tell(f"holds: {sum(assembly.journal.trades(up_to_block=head.number).values())} trades")
+            trades = sum(assembly.journal.trades(up_to_block=head.number).values())
+            story.tell(f"holds: {trades} trades")
+            story.faults["trades"] += trades - self.trades
+            self.trades = trades
         finally:
             assembly.close()
 
@@ -188,7 +202,7 @@ class Visit:
                     raise Broken(f"decision {row['id']} was traded and has no explanation")
 
 
-def _rebalancer(weight_bps: int) -> Artefact:
+def rebalancer(weight_bps: int) -> Artefact:
     return Artefact(
         name=f"rebalance-{weight_bps}", kind="constant", observation=SPEC, parameters={"weight_bps": weight_bps},
         action=ActionSpec(max_weight_bps=weight_bps, deadband_bps=1),

@@ -19,7 +19,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from oracle.chain import BlockRef, fetch_block
 from oracle.multicall import fetch_many
 from tests.chaos.chainlab import ChainLab, Fate, LabError
 from tests.chaos.faults import Crash, CrashPoints
-from tests.contracts.world import Strategy, World, usd
+from tests.contracts.world import CEILINGS, LIMITS, Strategy, World, usd
 
 FINALITY_BLOCKS = 8
 ORDER_LIFETIME_S = 600
@@ -108,13 +108,14 @@ class Stage:
 
     def __init__(self, world: World) -> None:
         self.world, self.lab = world, ChainLab(world.evm)
-        first = world.deploy_strategy()
+        limits = replace(LIMITS, max_trades_per_day=CEILINGS.max_trades_per_day)
+        first = world.deploy_strategy(limits=limits)
         other_agent = world.register_agent(world.other_controller, world.signer)
         third_agent = world.register_agent(world.other_controller, world.other_signer)
         self.traders = (
             Trader(strategy=first, key=world.signer),
-            Trader(strategy=world.deploy_strategy(agent_id=other_agent), key=world.signer),
-            Trader(strategy=world.deploy_strategy(agent_id=third_agent), key=world.other_signer),
+            Trader(strategy=world.deploy_strategy(agent_id=other_agent, limits=limits), key=world.signer),
+            Trader(strategy=world.deploy_strategy(agent_id=third_agent, limits=limits), key=world.other_signer),
         )
         self._lives = 0
         self._snapshot = world.evm.snapshot()
@@ -145,8 +146,7 @@ class Life:
         self.crashes = CrashPoints()
         self.provider = FaultyProvider(self.world.w3.provider)
         self.w3 = Web3(self.provider)
-        self.runs = 0
-        self._explanations = 0
+        self.runs = self.trades = self._explanations = 0
         self._open()
 
     def _open(self) -> None:
@@ -198,6 +198,9 @@ class Life:
             self._converge(story)
             self.crashes._left.clear()
             self._hold()
+            trades = sum(self.journal.trades(up_to_block=self.head().number).values())
+            story.faults["trades"] += trades - self.trades
+            self.trades = trades
         except Broken as error:
             raise Broken(f"seed {seed}, run {self.runs} of its life: {error}; {'; '.join(story.said)}") from error
         finally:

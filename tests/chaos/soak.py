@@ -35,12 +35,12 @@ from agents.errors import AgentError
 from agents.journal import Journal
 from agents.localnet.process import free_port
 from agents.metering import journal_bytes
-from tests.chaos.chainlab import ChainLab, Fate, LabError
-from tests.chaos.kills import Street, Visit, _is_alive, _rebalancer
+from tests.chaos.chainlab import Fate, LabError
+from tests.chaos.kills import Street, Visit, _is_alive
 from tests.chaos.lives import Story
 from tests.chaos.proxy import ChaosProxy, Fault, Kind, Plan
-from tests.contracts.world import LIMITS, World, usd
-from tests.e2e.conftest import BAR_S, SPEC
+from tests.contracts.world import World
+from tests.e2e.conftest import BAR_S
 from tests.e2e.daemons import settings_for
 
 PRICES_USD = (1940, 1965, 1990, 2000, 2015, 2040, 2065)
@@ -266,37 +266,13 @@ def look(pid: int, port: int) -> Sample:
 # The day
 
 
-class SoakStreet(Street):
-    """A street whose vaults may trade as often as the constitution allows, with a week before the next settlement and
-    deposits that a profit does not make too small: a vault that lacks either only sells."""
-
-    def __init__(self, world: World) -> None:
-        self.world, self.lab = world, ChainLab(world.evm)
-        world.to_next_window()
-        world.to_window_end()
-        limits = replace(LIMITS, max_trades_per_day=TRADES_PER_DAY, max_cumulative_slippage_bps=300)
-        keys = [world.signer, *[world.other_signer, world.signer] * (AGENTS // 2)][:AGENTS]
-        self.agents = []
-        for number, key in enumerate(keys):
-            controller = world.other_controller if number else world.controller
-            agent = world.register_agent(controller, key, deposit=usd(200_000))
-            artefact = _rebalancer(800 * (number + 1))
-            made = bytes.fromhex(artefact.artefact_hash[2:])
-            strategy = world.deploy_strategy(artefactHash=made, agent_id=agent, limits=limits)
-            self.agents.append((f"agent {number}", strategy.vault, artefact, key))
-        for _ in range(SPEC.lookback):
-            self.bar(2000)
-        self._visits = 0
-        self._snapshot = world.evm.snapshot()
-
-
 def soak(
     world: World, folder: Path, bars: Sequence[Bar], *, seed: int, bar_s: float, fault_bps: int = 150,
     advance: Callable[[int, Told], None] = lambda *_: None,
 ) -> Told:  # fmt: skip
     """Lives through the bars, each `bar_s` long; stops the daemon, and looks at what is left as its next start
     would."""
-    told, street = Told(), SoakStreet(world)
+    told, street = Told(), Street(world, agents=AGENTS)
     with street.visit(folder) as visit, ExitStack() as opened:
         nodes = [opened.enter_context(_proxy(world, seed + node, fault_bps)) for node in range(2)]
         urls = [f"{node.url}/v2/access-key-of-node-{number}" for number, node in enumerate(nodes)]

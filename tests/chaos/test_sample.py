@@ -48,7 +48,7 @@ def test_a_trade_that_the_journal_does_not_know_is_noticed(stage: Stage, tmp_pat
 def test_killed_daemons_leave_nothing_that_the_next_start_does_not_bring_to_its_end(tmp_path: Path) -> None:
     zygote = Zygote()
     try:
-        with start_evm("anvil") as own, Street(World(own), zygote).visit(tmp_path) as visit:
+        with start_evm("anvil") as own, Street(World(own)).visit(tmp_path, zygote) as visit:
             for seed in range(6):
                 story = visit.round(seed)
                 assert any(said.startswith("holds") for said in story.said)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agents.errors import Misconfigured
+from agents.errors import Misconfigured, Retryable
 from agents.journal import PAPER, SCHEMA_VERSION, Attempt, Journal, NewDecision, Note
 from oracle.chain import BlockRef
 
@@ -819,3 +819,22 @@ def test_a_hundred_thousand_trades_are_opened_and_searched_by_index(path: Path) 
             assert not [line for line in plan if line.startswith("SCAN")], (statement, plan)
         assert journal.counts() == {"final": ROWS, "sent": 1}
         assert sum(journal.trades(up_to_block=ROWS).values()) == ROWS
+
+
+def test_a_journal_that_another_process_does_not_let_go_of_is_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is no reason to end the daemon for good."""
+    monkeypatch.setattr("agents.journal._BUSY_TIMEOUT_S", 0.01)
+    with Journal(path) as journal:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            with pytest.raises(Retryable, match="another process writes the journal"):
+                open_row(journal)
+            assert journal.rows() == [], "who only looks need not wait"
+            with Journal(path) as looking:
+                assert looking.rows() == []
+        finally:
+            other.close()
+        open_row(journal)
