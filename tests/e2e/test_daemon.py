@@ -31,6 +31,7 @@ from agents.telemetry import Telemetry
 from tests.chaos.chainlab import ChainLab
 from tests.chaos.proxy import ChaosProxy, Fault, Plan
 from tests.chaos.soak import Forge, exit_code
+from tests.conftest import find_program
 from tests.contracts.world import World
 from tests.e2e.conftest import Agent, Hire, constant
 from tests.e2e.daemons import PASSPHRASE, settings_for, start, write_files
@@ -422,3 +423,15 @@ def _reload(office: Office, process: subprocess.Popen[str]) -> None:
 
 def _wait_until_said(office: Office, said: str) -> None:
     until(lambda: said in office.log(), said)
+
+
+@pytest.mark.program("promtool")
+def test_prometheus_finds_nothing_wrong_with_the_page_of_a_daemon_that_trades(office: Office) -> None:
+    office.command()
+    office.wait_for("trading")
+    until(lambda: [row["outcome"] for row in office.rows()] == ["traded"], "the first trade")
+    page = get(office.port, "/metrics")[1]
+    assert b"marketflow_decision_to_signed_seconds_count 1.0" in page
+    check = [str(find_program("promtool")), "check", "metrics"]
+    done = subprocess.run(check, input=page, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from agents.settings import PREFIX as SETTINGS_PREFIX
 from agents.settings import Settings
 from agents.telemetry import METRICS, Metric, Telemetry
 from agents.web import Views, serve
+from tests.conftest import find_program
 from tools import dashboard
 
 OPERATIONS = Path(__file__).resolve().parents[3] / "agents" / "operations"
@@ -203,9 +203,7 @@ def test_prometheus_is_told_the_daemons_port_and_the_job_that_the_alerts_know() 
 
 @pytest.fixture
 def promtool() -> str:
-    found = shutil.which("promtool", path=f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}")
-    assert found is not None
-    return found
+    return str(find_program("promtool"))
 
 
 def run_promtool(
