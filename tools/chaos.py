@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import cache
@@ -101,18 +102,19 @@ def run_all(jobs: list[tuple[str, int, int]], workers: int) -> Any:
 def one(kind: str, number: int, runs: int) -> dict[str, Any]:
     """One life or visit; stops at what is broken."""
     begun, faults, done = time.perf_counter(), Counter[str](), 0
+    broken = ""
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        opened = _open(kind, Path(folder))
-        broken = ""
-        with opened as subject:
-            for index in range(runs):
-                try:
+        try:
+            with _open(kind, Path(folder)) as subject:
+                for index in range(runs):
                     step = subject.run if kind == "life" else subject.round
                     faults += step(number * 1000 + index).faults
-                except lives.Broken as error:
-                    broken = str(error)
-                    break
-                done += 1
+                    done += 1
+        except lives.Broken as error:
+            broken = str(error)
+        except Exception:  # of the laboratory itself; its chain may be spoilt
+            broken = traceback.format_exc()
+            _stage.pop(kind, None)
     return {
         "kind": kind, "number": number, "runs": done, "broken": broken, "faults": dict(faults),
         "seconds": round(time.perf_counter() - begun, 1),
