@@ -128,7 +128,8 @@ def _connect(
         quote=market.quote, quote_unit=10**market.quote_decimals,
     )  # fmt: skip
     opened.callback(readings.close)
-    tokens = sorted({market.quote, *_tokens(readings.fetch(fetch_block(chain)))})
+    book = (market.quote, *(asset.token for asset in market.assets))
+    tokens = sorted({*book, *_tokens(readings.fetch(fetch_block(chain)))})
     listed = {token: chain.call(oracle.functions.feedOf(token)) for token in tokens}
     rounds = ChainlinkReader(chain, {token: chain.at("FeedProxy", feed.aggregator) for token, feed in listed.items()})
     fleet = Fleet(

@@ -31,6 +31,7 @@ from web3.exceptions import Web3Exception
 
 from agents.alerts import Notifier
 from agents.errors import AgentError, Halted, Misconfigured
+from agents.fees import FeeTooHigh
 from agents.fleet import PAUSED, Fleet, Tick
 from agents.journal import Journal, Note
 from agents.telemetry import Telemetry
@@ -41,9 +42,11 @@ log = logging.getLogger("marketflow.daemon")
 
 EXIT_STOPPED: Final = 78  # EX_CONFIG: a supervisor need not start it again
 EXIT_HUNG: Final = 70
-EXIT_NO_HEADS: Final = 69  # EX_UNAVAILABLE: to be started again
+EXIT_NO_HEADS: Final = 69  # EX_UNAVAILABLE: to be started again; also where placement ended
 # A warning about the same thing is logged again after this.
 _QUIET_S: Final = 300.0
+# What a daemon that ends may say of itself.
+_LAST: Final = ("halted", "stopped", "stopping")
 
 
 class Action(StrEnum):
@@ -160,6 +163,7 @@ class Daemon:
         self.breaker = Breaker(after=self.rules.breaker_after, open_s=self.rules.breaker_s)
         self.health = Health(started_at_s=now())
         self._stopping, self._is_over = asyncio.Event(), threading.Event()
+        self._failure: tuple[int, str] | None = None
         self._working: asyncio.Future[None] | None = None
         self._busy_since: float | None = None
         self._head_at, self._heads_seen = clock(), 0
@@ -180,6 +184,8 @@ class Daemon:
             code = await self._follow_heads(asked)
         finally:
             because = self.health.because if code else "asked to"
+            if code is None and self._failure:
+                code, because = self._failure
             self._set_state("stopping", because)
             self._stopping.set()
             code = await self._finish(because) or code
@@ -195,6 +201,17 @@ class Daemon:
     def stop(self) -> None:
         """Ends after the cycle that runs. From the loop's thread."""
         self._stopping.set()
+
+    def fail(self, code: int, because: str) -> None:
+        """As `stop`, and the process ends with this code: something that the daemon can't be without is gone. Only the
+        first call counts. From the loop's thread."""
+        if self._stopping.is_set():
+            return
+        self._failure = code, because
+        log.critical("%s: ending, with code %s", because, code)
+        self._alert("failed", "critical", because)
+        self._set_state("stopped", because)
+        self.stop()
 
     # One cycle
 
@@ -269,7 +286,9 @@ class Daemon:
         self.breaker.succeeded()
         self.health.cycles += 1
         self.health.last_cycle_at = self._now()
-        self.health.parked, self.health.stuck = tick.parked, tick.followed.stuck
+        # A head at which no vault was read says nothing new about why an agent is parked.
+        kept = {vault: why for vault, why in self.health.parked.items() if vault not in tick.readings}
+        self.health.parked, self.health.stuck = kept | tick.parked, tick.followed.stuck
         paused = self._journal.controls().get(PAUSED)
         self._set_state("paused" if paused else "trading", str(paused or ""))
         self._journal.set_fact("heartbeat", {"at_s": int(self._now()), "block": head.number, "pid": os.getpid()})
@@ -301,6 +320,9 @@ class Daemon:
                 self._alert("halted", "critical", said)
             self._set_state("halted", said)
             return None
+        if isinstance(error, FeeTooHigh):
+            self._wait_for_cheaper_gas(said)
+            return None
         log.warning("cycle failed: %s", said, exc_info=_trace_of(error))
         if self.breaker.failed(self._clock()):
             self._warn("breaker", f"{self.rules.breaker_after} cycles in a row failed: {said}")
@@ -308,6 +330,11 @@ class Daemon:
         elif self.health.state == "reconciling":
             self._set_state("reconciling", said)
         return None
+
+    def _wait_for_cheaper_gas(self, said: str) -> None:
+        """Nothing is wrong, and the next head may be cheap: no matter for the breaker."""
+        self._warn("fee", said)
+        self._set_state(self.health.state if self.health.state == "paused" else "trading", said)
 
     # Around it
 
@@ -345,6 +372,8 @@ class Daemon:
             self._set_state("silent", said)
 
     def _set_state(self, state: str, because: str) -> None:
+        if self._stopping.is_set() and state not in _LAST:
+            return  # the cycle that was running does not make a daemon that ends look well
         if (state, because) != (self.health.state, self.health.because):
             log.info("%s%s", state, f": {because}" if because else "")
         self.health.state, self.health.because = state, because
@@ -415,7 +444,7 @@ class Daemon:
                 self._give_up(f"the cycle that runs takes more than {self.rules.grace_s:g} s: left to the journal")
                 return EXIT_HUNG
             code = self._ended(self._working)
-        with contextlib.suppress(Misconfigured):
+        with contextlib.suppress(AgentError):  # a note is no reason to lose the exit code
             self._journal.note(Note.STOPPED, "", because, at_s=int(self._now()))
         return code
 

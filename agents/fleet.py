@@ -30,6 +30,9 @@ from oracle.consensus import ConsensusSource
 from oracle.errors import ReadingFailed
 from oracle.vault_state import VaultReading
 
+# When a decision is made again that something passing was in the way of: no ether, a foreign transaction.
+RETRY_AFTER_S = 60
+_PASSING = ("NoEther", "LeaseLost")
 # What an operator may ask for: a reason, true, a list of vaults.
 PAUSED, CLOSE_ALL, CLOSE_VAULTS = "paused", "close all", "close vaults"
 CLOSING = "the operator closes the position"
@@ -103,6 +106,8 @@ class _Turns:
 
     due: set[str]
     closing: set[str]
+    # Those of them that were not denied already at this price.
+    closing_now: set[str]
     moved: bool
     paused: str | None
     in_flight: set[str]
@@ -142,6 +147,12 @@ class Fleet:
         self._journal, self._outbox, self._reconciler = journal, outbox, reconciler
         self._consensus, self._meter, self._marks = consensus, meter or NoMeter(), marks or Marks()
         self._last_rounds: Mapping[str, int] = {}
+        # When a vault is decided about again in the same bar.
+        self._not_before: dict[str, int] = {}
+        # Vaults that are to be closed and were denied it, or refused by the chain, at these prices.
+        self._futile: set[str] = set()
+        # Of the rows of the last cycle.
+        self._vault_of: dict[int, str] = {}
         # Accounts whose keys are this machine's to use; None: all.
         self.held: frozenset[str] | None = None
         # The bar in which each vault was last decided about: a restart does not decide twice in one.
@@ -166,15 +177,17 @@ class Fleet:
         with self._meter.step("follow"):
             tick.followed = self._outbox.follow(head)
         controls = self._journal.controls()
-        closing = set(self.agents) if CLOSE_ALL in controls else set(controls.get(CLOSE_VAULTS, ()))
+        closing = self._closing(controls)
         tick.rounds = self._round_ids(head)
         moved = tick.rounds != self._last_rounds
-        due = {vault for vault in self.agents if self._bar(vault, head) != self._last_bar.get(vault)}
-        if not (moved or due or closing):
+        due = {vault for vault in self.agents if self._is_due(vault, head)}
+        self._futile |= {vault for _, vault, end in tick.followed.ended if end.ended is not Ended.TRADED}
+        closing_now = closing if moved else (closing - self._futile) | (closing & due)
+        if not (moved or due or closing_now):
             self._outbox.look_ahead({agent.account for agent in self.agents.values() if agent.account})
             return tick
         turns = _Turns(
-            due=due, closing=closing, moved=moved, paused=controls.get(PAUSED),
+            due=due, closing=closing, closing_now=closing_now, moved=moved, paused=controls.get(PAUSED),
             in_flight=self._journal.in_flight(head.number), trades=self._journal.trades(up_to_block=head.number),
         )  # fmt: skip
         began_at = perf_counter()
@@ -183,13 +196,33 @@ class Fleet:
             self._reconciler.adopt(head)  # by hand, or by another daemon: the next head goes on
         if tick.decisions:
             with self._meter.step("journal"):
-                outgoing = self._record(tick)
+                outgoing = self._record(tick, closing)
             self._place(tick, outgoing, began_at)
-        for vault, decision in tick.decisions.items():
-            if not isinstance(decision.error, ReadingFailed):  # what could not be read is tried again in the same bar
-                self._last_bar[vault] = self._bar(vault, head)
-        self._last_rounds = tick.rounds
+        self._remember(tick, closing)
         return tick
+
+    def _closing(self, controls: Mapping[str, Any]) -> set[str]:
+        """Vaults that are to hold nothing. On paper nothing is held."""
+        asked = self.agents if CLOSE_ALL in controls else controls.get(CLOSE_VAULTS, ())
+        return {vault for vault in asked if vault in self.agents and self.agents[vault].account}
+
+    def _is_due(self, vault: str, head: BlockRef) -> bool:
+        is_new = self._bar(vault, head) != self._last_bar.get(vault)
+        return is_new and head.timestamp_s >= self._not_before.get(vault, 0)
+
+    def _remember(self, tick: Tick, closing: set[str]) -> None:
+        """Whose bar is done. What could not be read, or what something passing was in the way of, is tried again."""
+        head, passing = tick.head, {self._vault_of[p.row] for p in tick.placed if _is_passing(p)}
+        sent = {self._vault_of[p.row] for p in tick.placed if p.transaction_hash}
+        for vault, decision in tick.decisions.items():
+            if isinstance(decision.error, ReadingFailed):
+                continue
+            if vault in passing:
+                self._not_before[vault] = head.timestamp_s + RETRY_AFTER_S
+            else:
+                self._last_bar[vault] = self._bar(vault, head)
+        self._futile = (self._futile | (tick.decisions.keys() & closing)) - sent
+        self._last_rounds = tick.rounds
 
     def _read_and_decide(self, tick: Tick, turns: _Turns) -> None:
         """Part by part: what is known is decided about while the node works on the rest."""
@@ -208,7 +241,7 @@ class Fleet:
             for reading, decision in zip(wanted, decided, strict=True):
                 tick.decisions[reading.address] = decision
                 if decision.error:
-                    tick.parked[reading.address] = str(decision.error)
+                    tick.parked[reading.address] = _said(decision.error)
 
     def _may_decide(self, tick: Tick, turns: _Turns, vault: str, reading: VaultReading | Exception) -> bool:
         """Whether it is its turn, and nothing is in the way; what is, is said."""
@@ -227,7 +260,7 @@ class Fleet:
             tick.parked[vault] = f"the vault has made {reading.nonce} trades, the journal has {trades}"
             turns.is_strange = True
         else:
-            return vault in turns.closing or vault in turns.due or (turns.moved and reading.is_reducing)
+            return vault in turns.closing_now or vault in turns.due or (turns.moved and reading.is_reducing)
         return False
 
     def _place(self, tick: Tick, outgoing: Sequence[Outgoing], decided_from: float) -> None:
@@ -243,17 +276,25 @@ class Fleet:
         artefact = self.agents[reading.address].artefact
         if reading.address in closing:
             artefact = replace(artefact, policy=_Close(artefact.policy.spec, artefact.policy.action))
+            # Who closes everything does not mean to be held up by what he wants of an ordinary trade.
+            return FleetAgent(artefact=artefact, vault=reading)
         return FleetAgent(artefact=artefact, vault=reading, operator=self.operator)
 
-    def _record(self, tick: Tick) -> list[Outgoing]:
-        """Writes down every decision that wants a trade; the orders that may go out."""
+    def _record(self, tick: Tick, closing: set[str]) -> list[Outgoing]:
+        """Writes down every decision that wants a trade; the orders that may go out. A pause that came since this cycle
+        began holds them back."""
         decided = tick.decisions.items()
         wanted = [(vault, step) for vault, decision in decided for step in decision.steps if step.document]
         outgoing = []
         with self._journal.transaction():
             rows = self._journal.record([_written_down(tick.readings[vault], step) for vault, step in wanted])
+            paused = self._journal.controls().get(PAUSED)
+            self._vault_of = {row: vault for row, (vault, _) in zip(rows, wanted, strict=True)}
             for row, (vault, step) in zip(rows, wanted, strict=True):
                 if step.order is None:
+                    continue
+                if paused and vault not in closing:
+                    self._journal.refuse(row, [("paused", str(paused))])
                     continue
                 if account := self.agents[vault].account:
                     outgoing.append(Outgoing(row=row, vault=vault, account=account, data=call_data(step.order)))
@@ -288,6 +329,16 @@ def _written_down(vault: VaultReading, decided: DecidedStep) -> NewDecision:
         deadline_s=vault.block.timestamp_s + ORDER_LIFETIME_S, explanation_hash=decided.step.explanation_hash,
         document=decided.document, broken=tuple((b.clause, b.detail) for b in decided.step.broken),
     )  # fmt: skip
+
+
+def _is_passing(placed: Placed) -> bool:
+    return bool(placed.waits_because) or (placed.refused is not None and placed.refused.name in _PASSING)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, KeyError):  # a token without a feed
+        return f"asset {error} was listed after this daemon began: start it again"
+    return str(error)
 
 
 class _Close(HoldPolicy):

@@ -28,7 +28,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self
 
-from agents.errors import Misconfigured, Retryable
+from agents.errors import Halted, Misconfigured, Retryable
 from oracle.chain import BlockRef
 
 SCHEMA_VERSION: Final = 2
@@ -554,8 +554,12 @@ class Journal:
         return None if found is None else int(found)
 
     def last_decided(self) -> dict[str, int]:
-        """When each vault was last decided about, by the chain's time; only those that wanted a trade."""
-        statement = "SELECT vault, max(decided_at_s) FROM decisions WHERE kind = 'trade' GROUP BY vault"
+        """When each vault was last decided about, by the chain's time: what became an order, or a review denied. What
+        something passing was in the way of is left out."""
+        statement = (
+            "SELECT vault, max(decided_at_s) FROM decisions WHERE kind = 'trade' AND (account IS NOT NULL OR (state ="
+            " 'refused' AND substr(broken, 1, 6) NOT IN ('[[\"nod', '[[\"fee', '[[\"acc', '[[\"pau'))) GROUP BY vault"
+        )
         return dict(self._fetch(statement))
 
     def attempts(self, row: int) -> list[Attempt]:
@@ -674,8 +678,11 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
 
-    def _unusable(self, error: Exception) -> Misconfigured:
-        return Misconfigured(f"the journal {self.path} can't be used: {error}; name another file or make room")
+    def _unusable(self, error: Exception) -> Misconfigured | Halted:
+        """A disk that is full, or that fails for a moment, is no wrong setting: the process stays until it is over."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return Halted(f"the journal {self.path} can't be written or read: {error}; make room on its disk")
+        return Misconfigured(f"the journal {self.path} can't be used: {error}; name another file")
 
 
 _ATTEMPT = ("hash", "raw", "max_fee_wei", "tip_wei", "signed_at_s")

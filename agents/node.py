@@ -211,4 +211,7 @@ def _estimate(answer: Any) -> int | RevertReason:
 
 def _revert_data(error: RpcError) -> bytes:
     data = error.data.get("data") if isinstance(error.data, dict) else error.data
-    return to_bytes(hexstr=data) if isinstance(data, str) and data.startswith("0x") else b""
+    try:
+        return to_bytes(hexstr=data) if isinstance(data, str) and data.startswith("0x") else b""
+    except ValueError:  # no hex: it says nothing
+        return b""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -96,7 +97,10 @@ def journal_checks(assembly: Assembly) -> Iterator[Line]:
 
 
 def _know(assembly: Assembly, seen: Seen, head: BlockRef, ask: Ask | None) -> _Known:
-    accounts = load_accounts(assembly.file.agents, assembly.settings.keyfile_passphrase, ask)
+    settings = assembly.settings
+    accounts = load_accounts(
+        assembly.file.agents, settings.keyfile_passphrase, ask, ape_folder=settings.ape_data_folder
+    )
     names = sorted({account for account in accounts.values() if isinstance(account, str)})
     latest, pending = (assembly.node.nonces(names, block) for block in ("latest", "pending"))
     entries, journal = entries_by_vault(assembly, head), assembly.journal
@@ -110,10 +114,10 @@ def _know(assembly: Assembly, seen: Seen, head: BlockRef, ask: Ask | None) -> _K
 
 
 def load_accounts(
-    entries: Sequence[AgentEntry], passphrase: SecretStr | None, ask: Ask | None
+    entries: Sequence[AgentEntry], passphrase: SecretStr | None, ask: Ask | None, *, ape_folder: Path | None = None
 ) -> dict[str, str | Misconfigured]:
     """The account of each vault's key, or why it can't be opened; those on paper left out."""
-    keys, found = Keystore(passphrase, ask), dict[str, str | Misconfigured]()
+    keys, found = Keystore(passphrase, ask, ape_folder=ape_folder), dict[str, str | Misconfigured]()
     for name in dict.fromkeys(entry.key for entry in entries if entry.key):
         try:
             account: str | Misconfigured = address_of(keys.key(name))

@@ -441,7 +441,7 @@ def close_all(vaults: tuple[str, ...], yes: bool, wait_s: int, as_json: bool) ->
         _ask_to_close(journal, wanted if vaults else None)
         is_running = _is_running(settings)
         if is_running:
-            held = _wait_until_sold(assembly, journal, wanted, settings, wait_s, is_all=not vaults)
+            held = _wait_until_sold(assembly, journal, wanted, settings, wait_s)
     view = {"asked": True, "daemon_is_running": is_running, "held": held}
     show(view, _close_lines(view, is_all=not vaults), as_json=as_json)
     if held:
@@ -486,18 +486,20 @@ def _ask_to_close(journal: Journal, vaults: list[str] | None) -> None:
 
 
 def _wait_until_sold(
-    assembly: Assembly, journal: Journal, vaults: list[str], settings: Settings, wait_s: int, *, is_all: bool
+    assembly: Assembly, journal: Journal, vaults: list[str], settings: Settings, wait_s: int
 ) -> list[str]:
-    """What is still held. When nothing is, only the pause is left."""
-    from agents.fleet import CLOSE_ALL
+    """What is still held, or under way: a purchase that was sent before may be mined yet. The wish stays until
+    `resume`, so whatever comes in later is sold too."""
     from agents.operator_look import fetch_positions
 
-    until = monotonic() + wait_s
-    while (held := _held(fetch_positions(assembly), vaults)) and monotonic() < until:
+    until, held, under_way = monotonic() + wait_s, ["nothing was looked at"], list[str]()
+    while monotonic() < until:
+        under_way = sorted(journal.in_flight(assembly.node.head().number).intersection(vaults))
+        held = _held(fetch_positions(assembly), vaults)
+        if not held and not under_way:
+            return []
         sleep(settings.poll_s)
-    if not held and is_all:
-        journal.set_control(CLOSE_ALL, None, at_s=int(time()))
-    return held
+    return [*held, *(f"{vault}: an order is under way" for vault in under_way)]
 
 
 def _close_lines(view: Mapping[str, Any], *, is_all: bool) -> Iterator[str]:

@@ -116,6 +116,8 @@ class Outbox:
         self.signers = dict(signers)
         self.fees, self.rules, self._at = fees or FeePolicy(), rules or OutboxRules(), at
         self._ahead: dict[str, AccountState] = {}
+        # Rows whose account could not pay for them when they were last sent: to offer more would not help.
+        self._unpaid: set[int] = set()
         # Asked before anything is sent again; a lease of the key may have run out.
         self.may_use: Callable[[str], bool] = lambda _: True
 
@@ -248,6 +250,8 @@ class Outbox:
         pairs = [(row, attempt.raw) for row, of_row in attempts.items() for attempt in of_row]
         answers = self.node.send([raw for _, raw in pairs])
         taken = {row for (row, _), answer in zip(pairs, answers, strict=True) if _was_taken(answer)}
+        unpaid = {row for (row, _), answer in zip(pairs, answers, strict=True) if _can_not_be_paid(answer)}
+        self._unpaid = (self._unpaid - attempts.keys()) | (unpaid - taken)
         return [row for row in attempts if row in taken]
 
     def look_ahead(self, accounts: Iterable[str]) -> None:
@@ -370,16 +374,27 @@ class Outbox:
         known = self.node.knows([row.last.hash for row in rows])
         lost = [row for row, is_known in zip(rows, known, strict=True) if not is_known]
         found = [row.id for row, is_known in zip(rows, known, strict=True) if is_known and row.state == "signed"]
-        taken = self._send({row.id: row.attempts for row in lost})
+        affordable = {row.id: self._within_ceiling(row, done) for row in lost}
+        taken = self._send({row: attempts for row, attempts in affordable.items() if attempts})
         self._at("sent again, not journalled")
         self.journal.sent(*found, *taken)
         done.rebroadcast += len(lost)
         oldest = [next(group) for _, group in groupby(sorted(rows, key=_by_nonce), key=lambda row: row.account)]
-        self._hurry([row for row in oldest if row.account_nonce == used[row.account]], head, done)
+        self._hurry([r for r in oldest if r.account_nonce == used[r.account] and r.id not in self._unpaid], head, done)
         for row in oldest:
             waits_s = head.timestamp_s - row.last.signed_at_s
             if row.account_nonce > used[row.account] and waits_s >= self.rules.stuck_after_s:
                 self._fill(row, used[row.account], head, done)
+
+    def _within_ceiling(self, row: Unfinished, done: Followed) -> list[Attempt]:
+        """The ceiling may be lower than when it was signed."""
+        found = [attempt for attempt in row.attempts if attempt.max_fee_wei <= self.fees.max_fee_wei]
+        if not found:
+            done.stuck[row.account] = (
+                f"transaction {row.last.hash} offers {row.last.max_fee_wei} wei for a unit of gas, "
+                f"MARKETFLOW_MAX_FEE_WEI allows {self.fees.max_fee_wei}: it is not sent again"
+            )
+        return found
 
     def _hurry(self, rows: Sequence[Unfinished], head: BlockRef, done: Followed) -> None:
         """Only an account's oldest: the others wait for it, whatever they offer."""
@@ -387,7 +402,8 @@ class Outbox:
             if head.timestamp_s - row.attempts[0].signed_at_s >= self.rules.stuck_after_s:
                 since_s, offer_wei = row.attempts[0].signed_at_s, row.last.max_fee_wei
                 done.stuck[row.account] = f"transaction {row.last.hash} waits since {since_s} at {offer_wei} wei"
-        late = [row for row in rows if head.timestamp_s - row.last.signed_at_s >= self.rules.bump_after_s]
+        patient = head.timestamp_s - self.rules.bump_after_s
+        late = [row for row in rows if row.last.signed_at_s <= patient]
         if not late:
             return
         now = self.node.fees()
@@ -462,6 +478,10 @@ def _says_the_same(row: Unfinished, receipt: Mapping[str, Any]) -> bool:
 
 def _was_taken(answer: str | RpcError) -> bool:
     return isinstance(answer, str) or any(said in answer.message.lower() for said in _TAKEN_BEFORE)
+
+
+def _can_not_be_paid(answer: str | RpcError) -> bool:
+    return isinstance(answer, RpcError) and "insufficient funds" in answer.message.lower()
 
 
 def _by_nonce(row: Unfinished) -> tuple[str, int]:

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from time import monotonic, sleep, time
 from typing import Any
@@ -62,6 +62,8 @@ def run(
 ) -> int:
     """Runs a fleet until it is told to stop. The exit code. Raises Misconfigured before anything was begun. `at`: as in
     Journal."""
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else a reload that comes before the daemon listens would kill
     dumps, redactor = forbid_core_dumps(), redactor_of(settings)
     start_logging(redactor, as_json=as_json)
     if not dumps.are_forbidden:
@@ -150,10 +152,21 @@ async def _placed(settings: Settings, assembly: Assembly, daemon: Daemon) -> Asy
     rules = PlacementRules(ttl_s=ttl_s, margin_s=ttl_s / 5, beat_s=ttl_s / 5, settle_s=ttl_s / 3)
     servers = [url.get_secret_value() for url in settings.placement_servers]
     async with (
-        await NatsLeaseStore.connect(servers) as store,
+        await _connected(lambda: NatsLeaseStore.connect(servers), daemon) as store,
         placed(assembly, daemon, store, name=settings.node_name, rules=rules),
     ):
         yield
+
+
+async def _connected(connect: Callable[[], Awaitable[Any]], daemon: Daemon) -> Any:
+    """Waits for a server, as `_begin` does for a node; meanwhile the pages say why nothing is traded."""
+    while True:
+        try:
+            return await connect()
+        except Retryable as error:
+            log.warning("can't begin yet: %s", error)
+            daemon.health.because = str(error)
+            await asyncio.sleep(_BEGIN_AGAIN_S)
 
 
 def make_daemon(assembly: Assembly, telemetry: Telemetry, heads: Any, notifier: Any = None) -> Daemon:

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from agents.assembly import Assembly
-from agents.daemon import Daemon
-from agents.errors import AgentError
+from agents.daemon import EXIT_NO_HEADS, Daemon
+from agents.errors import Halted, Retryable
 from agents.placement import GuardedSigner, LeaseLost, LeaseStore, Placement, PlacementRules
 
 log = logging.getLogger("marketflow.shard")
@@ -25,7 +25,8 @@ async def placed(
 ) -> AsyncIterator[Placement]:
     """Within it the daemon uses a key only while this machine has its lease: signers and outbox ask before each use.
 
-    A key that comes is traded with after everything has been reconciled once more: others have used it meanwhile.
+    A key that comes is traded with after everything has been reconciled once more: others have used it meanwhile. When
+    placement ends by itself, no key is held any more and the daemon ends, to be started again.
     """
     accounts = sorted({signer.address for signer in assembly.signers.values()})
     async with Placement(store, name=name, keys=accounts, rules=rules) as placement:
@@ -41,27 +42,38 @@ async def placed(
         outbox = assembly.outbox
         outbox.signers = {account: GuardedSigner(signer, guard) for account, signer in outbox.signers.items()}
         outbox.may_use = may_use
-        assembly.fleet.held = frozenset()
+        _let_go(assembly, daemon)  # until the store has said which keys are ours
         tasks = [
             asyncio.ensure_future(_follow(placement, daemon)), asyncio.ensure_future(_rest(placement, assembly))
         ]  # fmt: skip
+
+        def ended(task: asyncio.Future[None]) -> None:
+            _let_go(assembly, daemon)
+            error = None if task.cancelled() else task.exception()
+            why = (str(error) or repr(error)) if error else "without a reason"
+            daemon.fail(EXIT_NO_HEADS, f"placement ended: {why}")
+
+        for task in tasks:
+            task.add_done_callback(ended)
         try:
             yield placement
         finally:
             for task in tasks:
+                task.remove_done_callback(ended)
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _let_go(assembly: Assembly, daemon: Daemon) -> None:
+    """Of the daemon first: a cycle takes over what it holds."""
+    daemon.hold(frozenset())
+    assembly.fleet.held = frozenset()
+
+
 async def _follow(placement: Placement, daemon: Daemon) -> None:
-    try:
-        async for accounts in placement.watch():
-            log.info("%s keys are this machine's", len(accounts))
-            daemon.hold(accounts)
-    except AgentError as error:
-        log.error("placement ended: %s", error)  # the guards let their time run out: nothing is signed any more
-        daemon.hold(frozenset())
-        raise
+    async for accounts in placement.watch():
+        log.info("%s keys are this machine's", len(accounts))
+        daemon.hold(accounts)
 
 
 async def _rest(placement: Placement, assembly: Assembly) -> None:
@@ -69,5 +81,7 @@ async def _rest(placement: Placement, assembly: Assembly) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_LOOK_S)
-        if assembly.fleet.held is not None:
+        try:
             placement.at_rest(await loop.run_in_executor(None, assembly.fleet.at_rest))
+        except (Retryable, Halted) as error:  # of the journal, which is busy or on a full disk: look again
+            log.debug("what is under way is not known: %s", error)

@@ -33,6 +33,7 @@ from eth_account.hdaccount import HDPath
 from eth_utils import is_checksum_address, to_checksum_address
 from hexbytes import HexBytes
 from pydantic import SecretStr
+from pydantic_core import from_json
 
 from agents.contracts import load_artifact, signature
 from agents.errors import Misconfigured
@@ -520,8 +521,8 @@ def _read_private(path: Path) -> bytes:
 def _parse_keyfile(content: bytes) -> dict[str, Any] | None:
     """None for anything else. No exception gets out: JSON's own holds the whole text."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        document = from_json(content)  # its nesting has a limit of its own: Python's may have been raised
+    except ValueError:
         return None
     if not isinstance(document, dict) or document.get("version") != 3:
         return None

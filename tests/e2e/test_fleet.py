@@ -14,7 +14,7 @@ from agents.assembly import Assembly
 from agents.audit import Auditor
 from agents.errors import Halted, Misconfigured
 from agents.explanation import ExplanationMissing, explanation_hash
-from agents.fleet import CLOSE_ALL, PAUSED, Tick
+from agents.fleet import CLOSE_ALL, CLOSE_VAULTS, PAUSED, Tick
 from agents.ledger import fetch_entries
 from offchain_rl.artefact import Artefact
 from oracle.chain import BlockRef
@@ -74,7 +74,7 @@ def desk(world: World, hire: Hire, tmp_path: Path) -> Iterator[Callable[..., Des
 def run(assembly: Assembly, desk: Desk) -> Tick:
     """A tick at the latest block; returns when what it sent is mined."""
     tick = assembly.fleet.tick(desk.head())
-    for placed in tick.placed:
+    for placed in (p for p in tick.placed if p.transaction_hash):
         desk.world.w3.eth.wait_for_transaction_receipt(placed.transaction_hash, poll_latency=0.005)
     return tick
 
@@ -214,6 +214,61 @@ def test_close_all_sells_everything_whatever_the_policy_wants(desk: Callable[...
     [position] = one.agents[0].reading().positions
     assert position.amount == 0
     assert [e.fields["tokenOut"] == one.world.book.quote for e in one.agents[0].entries()] == [False, True]
+
+
+def test_close_all_is_not_held_up_by_the_operators_own_limits(desk: Callable[..., Desk]) -> None:
+    one = desk(constant(3000))
+    assembly = one.start()
+    run(assembly, one)
+    assembly.fleet.operator = replace(assembly.fleet.operator, max_trade_bps=100, min_trade_value=usd(10**9))
+    assembly.journal.set_control(CLOSE_ALL, True, at_s=0)
+    run(assembly, one)
+    assert one.agents[0].reading().positions[0].amount == 0
+
+
+def test_what_can_not_be_closed_is_not_tried_again_at_every_head(desk: Callable[..., Desk]) -> None:
+    one = desk(constant(3000))
+    assembly = one.start()
+    run(assembly, one)
+    world, vault = one.world, one.agents[0].strategy.vault
+    world.send(world.agents.functions.setSigningKey(one.agents[0].strategy.agent_id, world.stranger.address),
+               world.controller)  # fmt: skip
+    assembly.journal.set_control(CLOSE_VAULTS, [vault.address], at_s=0)
+    for _ in range(5):
+        world.evm.mine()
+        run(assembly, one)
+    assert len(assembly.journal.rows(state="refused")) == 1
+    one.bar(2010)
+    run(assembly, one)
+    assert len(assembly.journal.rows(state="refused")) == 2, "a new price is another matter"
+
+
+def test_a_pause_that_comes_while_a_cycle_decides_holds_its_orders_back(desk: Callable[..., Desk]) -> None:
+    one = desk()
+    assembly = one.start()
+    record = assembly.journal.record
+
+    def pausing(decisions: Any) -> Any:
+        assembly.journal.set_control(PAUSED, "just now", at_s=0)
+        return record(decisions)
+
+    assembly.journal.record = pausing  # type: ignore[method-assign]
+    assert run(assembly, one).placed == []
+    [row] = assembly.journal.rows()
+    assert (row["state"], json.loads(row["broken"])) == ("refused", [["paused", "just now"]])
+
+
+def test_what_passes_costs_no_bar(desk: Callable[..., Desk]) -> None:
+    one = desk()
+    assembly = one.start()
+    key = one.agents[0].key
+    one.world.evm.set_balance(key.address, 0)
+    [placed] = assembly.fleet.tick(one.head()).placed
+    assert "send it some" in placed.waits_because or placed.refused is not None
+    one.world.evm.set_balance(key.address, 10**20)
+    one.world.evm.travel(60)
+    [placed] = run(assembly, one).placed
+    assert placed.is_sent
 
 
 def test_agents_of_one_key_trade_in_one_batch_with_nonces_in_a_row(desk: Callable[..., Desk]) -> None:

@@ -734,7 +734,8 @@ def test_a_running_daemon_closes_everything_and_stays_paused(trader: Operator) -
             assert asked.stdout
             assert json.load(asked.stdout) == {"asked": True, "daemon_is_running": True, "held": []}
         assert world.held(trader.agent.strategy) == 0
-        assert trader.journal.controls() == {PAUSED: "everything is being closed"}
+        asked_for = {CLOSE_ALL: True, PAUSED: "everything is being closed"}
+        assert trader.journal.controls() == asked_for, "what comes in later is sold too"
         assert trader.json("status")["daemon"]["state"] == "running"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

@@ -75,6 +75,8 @@ class Scripted:
         found = self.script.pop(0) if self.script else None
         if isinstance(found, BaseException):
             raise found
+        if isinstance(found, Tick):
+            return found
         if callable(found):
             found()
         return Tick(head=head)
@@ -376,7 +378,36 @@ def test_keys_that_come_from_another_machine_are_used_after_everything_is_reconc
     assert one.fleet.calls == ["reconcile", "tick", "reconcile", "tick", "tick", "reconcile", "tick"]
 
 
+def test_gas_that_costs_too_much_is_no_failure_and_is_said(bench: Build, caplog: pytest.LogCaptureFixture) -> None:
+    one = bench(None, *[FeeTooHigh("a unit of gas costs 50 wei")] * 10)
+
+    async def life() -> None:
+        for _ in range(11):
+            await one.head()
+        assert (one.health.state, one.health.because) == ("trading", "a unit of gas costs 50 wei")
+        assert (one.daemon.breaker.failures, one.daemon.breaker.opened) == (0, 0)
+        await one.head()
+        assert (one.health.state, one.health.because) == ("trading", "")
+
+    one.run(life)
+    assert one.fleet.calls == ["reconcile", *["tick"] * 12], "at each head it is tried again"
+    assert sum("a unit of gas" in r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING) == 1
+
+
 # After a cycle
+
+
+def test_why_an_agent_is_parked_is_kept_until_its_vault_was_read_again(bench: Build) -> None:
+    parked = Tick(head=block(), parked={"0xa": "no such feed", "0xb": "an order is under way"})
+    read = Tick(head=block(), readings={"0xb": SimpleNamespace()})  # type: ignore[dict-item]
+    one = bench(parked, None, read)
+
+    async def life() -> None:
+        for expected in (parked.parked, parked.parked, {"0xa": "no such feed"}):
+            await one.head()
+            assert one.health.parked == expected
+
+    one.run(life)
 
 
 def test_a_report_that_fails_does_not_fail_the_cycle(bench: Build, caplog: pytest.LogCaptureFixture) -> None:
@@ -564,6 +595,69 @@ def test_an_error_that_stops_during_a_stop_has_its_code(bench: Build) -> None:
     assert one.run(life) == EXIT_STOPPED
 
 
+def test_a_journal_that_another_process_holds_does_not_take_the_exit_code(bench: Build) -> None:
+    def note(*_: Any, **__: Any) -> None:
+        raise Retryable("another process writes the journal")
+
+    one = bench(Misconfigured("load the approved file"))
+    one.journal.note = note  # type: ignore[method-assign]
+
+    async def life() -> None:
+        await one.head()
+        await asyncio.sleep(PATIENCE_S)
+
+    assert one.run(life) == EXIT_STOPPED
+
+
+def test_a_daemon_that_fails_ends_with_its_code_and_says_why(bench: Build, caplog: pytest.LogCaptureFixture) -> None:
+    one = bench()
+
+    async def life() -> None:
+        await one.head()
+        one.daemon.fail(EXIT_NO_HEADS, "placement ended")
+        assert (one.health.state, one.health.is_ready) == ("stopped", False)
+        one.daemon.fail(EXIT_HUNG, "something else")
+        await asyncio.sleep(PATIENCE_S)
+
+    assert one.run(life) == EXIT_NO_HEADS == 69
+    assert one.alerts.told == [("failed", "placement ended")]
+    assert one.journal.notes(1)[0]["detail"] == "placement ended"
+    assert any(r.levelno == logging.CRITICAL and "placement ended" in r.getMessage() for r in caplog.records)
+
+
+def test_a_daemon_that_failed_before_its_first_head_ends_at_once(bench: Build) -> None:
+    one = bench()
+    one.daemon.fail(EXIT_NO_HEADS, "placement ended")
+    assert asyncio.run(one.daemon.run()) == EXIT_NO_HEADS
+
+
+def test_the_last_cycle_of_a_daemon_that_failed_does_not_make_it_look_well(bench: Build) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    one = bench(lambda: begun.set() or go_on.wait(PATIENCE_S))
+
+    async def life() -> None:
+        one.heads.coming.put_nowait(block())
+        await until(begun.is_set)
+        one.daemon.fail(EXIT_NO_HEADS, "placement ended")
+        go_on.set()
+        await until(one.daemon._is_over.is_set)
+
+    assert one.run(life) == EXIT_NO_HEADS
+    assert one.health.cycles == 1
+    assert (one.health.state, one.health.because) == ("stopping", "placement ended")
+
+
+def test_a_failure_after_a_stop_was_asked_for_changes_nothing(bench: Build) -> None:
+    one = bench()
+
+    async def life() -> None:
+        one.daemon.stop()
+        one.daemon.fail(EXIT_NO_HEADS, "placement ended")
+
+    assert one.run(life) == 0
+    assert one.alerts.told == []
+
+
 def test_a_cycle_that_outlives_the_grace_of_a_stop_ends_with_the_process(bench: Build) -> None:
     begun, go_on = threading.Event(), threading.Event()
     one = bench(lambda: begun.set() or go_on.wait(PATIENCE_S), rules={"grace_s": 0.01})
@@ -664,6 +758,50 @@ def test_sighup_reads_the_limits_again(bench: Build) -> None:
         await until(lambda: one.fleet.operator is after)
 
     assert one.run(life) == 0
+
+
+def test_sighup_before_the_daemon_listens_does_not_end_the_process() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+
+    def begun(_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise InterruptedError("the process is still there")
+
+    try:
+        signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the signal came through"))
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError, match="still there"):
+            patch.setattr(service, "redactor_of", begun)
+            service.run(SimpleNamespace())  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# The servers of a placement
+
+
+def test_a_store_of_leases_that_is_away_at_the_start_is_waited_for(
+    bench: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "_BEGIN_AGAIN_S", 0.0)
+    one, answers = bench(), [Retryable("no NATS server answers"), Retryable("no NATS server answers"), "a store"]
+
+    async def connect() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert asyncio.run(service._connected(connect, one.daemon)) == "a store"
+    assert one.health.because == "no NATS server answers"
+    assert sum("can't begin yet" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_a_store_of_leases_that_is_of_no_use_is_not_waited_for(bench: Build) -> None:
+    async def connect() -> Any:
+        raise Misconfigured("the bucket forgets leases")
+
+    with pytest.raises(Misconfigured, match="forgets"):
+        asyncio.run(service._connected(connect, bench().daemon))
 
 
 # The heartbeat

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agents.errors import Misconfigured, Retryable
+from agents.errors import Halted, Misconfigured, Retryable
 from agents.journal import PAPER, SCHEMA_VERSION, Attempt, Journal, NewDecision, Note
 from oracle.chain import BlockRef
 
@@ -174,7 +174,7 @@ def test_many_decisions_are_written_at_once_with_their_explanations() -> None:
         assert [state_of(journal, row) for row in (first, second, third)] == ["reviewed", "refused", "reviewed"]
         assert (journal.document("0xa"), journal.document("0xb")) == (b"why", None)
         assert journal.rows(id=first)[0]["deadline_s"] == 80
-        assert journal.last_decided() == {VAULT: 70, "0xother": 71}
+        assert journal.last_decided() == {"0xother": 71}, "what was never signed is decided about again"
         assert journal.counts() == {"reviewed": 2, "refused": 1}
 
 
@@ -761,19 +761,35 @@ def test_a_closed_journal_says_so(path: Path) -> None:
         journal.rows()
 
 
-def test_a_full_disk_is_misconfigured_and_writes_nothing_half(path: Path) -> None:
+def test_a_full_disk_halts_until_there_is_room_and_writes_nothing_half(path: Path) -> None:
     with Journal(path) as journal:
         row, other = row_at(journal, "reviewed"), row_at(journal, "reviewed")
         kept = everything(journal)
         _allow_no_more_pages(journal)
-        with pytest.raises(Misconfigured, match=r"can't be used: .*full; name another file or make room"):
+        with pytest.raises(Halted, match=r"can't be written or read: .*full; make room on its disk"):
             sign(journal, row, raw=b"x" * 100_000)
-        with pytest.raises(Misconfigured, match="full"):
+        with pytest.raises(Halted, match="full"):
             together(journal, lambda: sign(journal, other), lambda: sign(journal, row, raw=b"x" * 100_000))
         assert everything(journal) == kept
         _make_room(journal)
         sign(journal, row, raw=b"x" * 100_000)
         assert state_of(journal, row) == "signed"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_IOERR, Halted), (sqlite3.SQLITE_IOERR_FSYNC, Halted), (sqlite3.SQLITE_FULL, Halted),
+        (sqlite3.SQLITE_CORRUPT, Misconfigured), (sqlite3.SQLITE_READONLY, Misconfigured),
+        (sqlite3.SQLITE_CANTOPEN, Misconfigured), (sqlite3.SQLITE_NOTADB, Misconfigured),
+        (sqlite3.SQLITE_BUSY, Retryable),
+    ],
+)  # fmt: skip
+def test_only_what_no_wait_ends_is_misconfigured(path: Path, code: int, kind: type[Exception]) -> None:
+    error = sqlite3.OperationalError("what the disk said")
+    error.sqlite_errorcode = code
+    with Journal(path) as journal, pytest.raises(kind), journal._usable():
+        raise error
 
 
 def _allow_no_more_pages(journal: Journal) -> None:
