@@ -12,6 +12,7 @@ Whatever can be put right is; what can't be stops the daemon with what was found
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,11 @@ from agents.outbox import Followed, Outbox
 from agents.rpc import RpcError
 from oracle.chain import BlockRef
 
-# What public nodes answer at once.
+log = logging.getLogger("marketflow.reconcile")
+
+# What public nodes answer at once; fewer where one refuses.
 BLOCKS_PER_REQUEST = 5_000
-_CURSOR = "ledger cursor"
+_CURSOR, _VAULTS = "ledger cursor", "ledger vaults"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,7 @@ class Reconciler:
     ) -> None:  # fmt: skip
         self._chain_id, self._node, self._journal, self._outbox = chain_id, node, journal, outbox
         self._ledger, self._first_block, self._vaults = ledger, first_block, frozenset(vaults)
+        self._size = BLOCKS_PER_REQUEST
 
     def run(self, head: BlockRef, vault_nonces: Mapping[str, int]) -> Reconciled:
         """Brings the journal to where the chain is at `head`. `vault_nonces`: the trades each vault counts at `head`.
@@ -60,6 +64,8 @@ class Reconciler:
         abandoned = self._journal.abandon_unsigned(at_s=head.timestamp_s)
         followed = self._outbox.follow(head)
         adopted = self.adopt(head)
+        if self._strange(head, vault_nonces):
+            adopted += self.adopt(head, from_the_beginning=True)
         self.compare(head, vault_nonces)
         if abandoned or adopted or followed.ended:
             detail = f"{abandoned} abandoned, {adopted} adopted, {len(followed.ended)} ended, at block {head.number}"
@@ -82,27 +88,45 @@ class Reconciler:
                     "chain with MARKETFLOW_JOURNAL, or begin a new one"
                 )
 
-    def adopt(self, head: BlockRef) -> int:
+    def adopt(self, head: BlockRef, *, from_the_beginning: bool = False) -> int:
         """Takes over trades that the ledger has and the journal has not; how many. What is final is asked only once."""
-        cursor = self._journal.fact(_CURSOR)
-        start = self._first_block if cursor is None else cursor + 1
+        start = first = self._first_block if from_the_beginning else self._first_unread()
         adopted = 0
-        for first in range(start, head.number + 1, BLOCKS_PER_REQUEST):
-            last = min(first + BLOCKS_PER_REQUEST - 1, head.number)
-            entries = [entry for entry in self._entries(first, last) if entry.vault in self._vaults]
+        while first <= head.number:
+            last = min(first + self._size - 1, head.number)
+            told = self._entries(first, last)
+            if told is None:
+                self._size //= 2
+                continue
+            entries = [entry for entry in told if entry.vault in self._vaults]
             blocks = self._blocks_of(entries)
             with self._journal.transaction():
                 adopted += self._take(entries, blocks)
                 settled = min(last, head.number - self._outbox.rules.finality_blocks)
                 if settled >= start:
                     self._journal.set_fact(_CURSOR, settled)
+                    self._journal.set_fact(_VAULTS, sorted(self._vaults))
+            first = last + 1
         return adopted
+
+    def _first_unread(self) -> int:
+        """After the cursor; from the beginning when a vault is new here, whose trades were passed over so far."""
+        cursor = self._journal.fact(_CURSOR)
+        if cursor is None or not self._vaults <= set(self._journal.fact(_VAULTS) or ()):
+            return self._first_block
+        return int(cursor) + 1
 
     def _take(self, entries: Sequence[LedgerEntry], blocks: Mapping[int, BlockRef]) -> int:
         known = self._journal.known_trades([entry.id for entry in entries])
-        strange = [e for e in entries if e.id not in known and self._journal.decision_of(e.transaction_hash) is None]
+        strange = [entry for entry in entries if entry.id not in known]
         for entry in strange:
             block = blocks[entry.block]
+            if (row := self._journal.decision_of(entry.transaction_hash)) is not None:
+                self._journal.put_right(
+                    row, trade_id=entry.id, transaction_hash=entry.transaction_hash, block_number=entry.block,
+                    block_hash=block.hash, at_s=block.timestamp_s,
+                )  # fmt: skip
+                continue
             self._journal.adopt(
                 vault=entry.vault, sequence=entry.fields["sequence"], block=entry.block, block_hash=block.hash,
                 explanation_hash="0x" + bytes(entry.fields["explanationHash"]).hex(), trade_id=entry.id,
@@ -119,23 +143,34 @@ class Reconciler:
             raise Retryable(f"the node has no block {missing[0]}, whose trade it told")
         return {number: block for number, block in found.items() if block is not None}
 
-    def _entries(self, first: int, last: int) -> list[LedgerEntry]:
+    def _entries(self, first: int, last: int) -> list[LedgerEntry] | None:
+        """None where a node may answer for fewer blocks."""
         topics = ["0x" + trade_topic().hex()]
         query = {"address": self._ledger, "fromBlock": hex(first), "toBlock": hex(last), "topics": topics}
         [answer] = self._node.ask([("eth_getLogs", [query])])
         if isinstance(answer, RpcError):
+            if last > first:
+                return None
             raise Retryable(f"the node refused the ledger's events of blocks {first} to {last}: {answer.message}")
         return list(entries_in({"logs": [_log(raw) for raw in answer]}))
 
     def compare(self, head: BlockRef, vault_nonces: Mapping[str, int]) -> None:
-        """Raises Halted when a vault has made other trades than the journal knows, after all that could be done."""
-        ours = self._journal.trades(up_to_block=head.number)
-        for vault, nonce in vault_nonces.items():
-            if ours.get(vault, 0) != nonce:
+        """Raises Halted when the vaults have made other trades than the journal knows, after all that could be done.
+        While others agree, the one that does not is only parked, at each head."""
+        strange = self._strange(head, vault_nonces)
+        for vault, (nonce, ours) in strange.items():
+            said = f"vault {vault} has made {nonce} trades, the journal has {ours}"
+            if len(strange) == len(vault_nonces):
                 raise Halted(
-                    f"vault {vault} has made {nonce} trades, the journal has {ours.get(vault, 0)}: nothing is traded "
-                    "until they agree; `marketflow agent repair` reads the ledger from its first block"
+                    f"{said}: nothing is traded until they agree; `marketflow agent repair` reads the ledger from its "
+                    "first block"
                 )
+            log.error("%s: it is not traded", said)
+
+    def _strange(self, head: BlockRef, vault_nonces: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        """Vaults that count other trades than the journal: theirs, ours."""
+        ours = self._journal.trades(up_to_block=head.number)
+        return {v: (nonce, ours.get(v, 0)) for v, nonce in vault_nonces.items() if ours.get(v, 0) != nonce}
 
 
 def _log(raw: Any) -> dict[str, Any]:

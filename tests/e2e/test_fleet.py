@@ -16,6 +16,7 @@ from agents.errors import Halted, Misconfigured
 from agents.explanation import ExplanationMissing, explanation_hash
 from agents.fleet import CLOSE_ALL, CLOSE_VAULTS, PAUSED, Tick
 from agents.ledger import fetch_entries
+from agents.rpc import RpcError
 from offchain_rl.artefact import Artefact
 from oracle.chain import BlockRef
 from tests.contracts.world import World, usd
@@ -194,6 +195,65 @@ def test_a_vault_whose_trades_the_ledger_can_not_tell_halts(desk: Callable[..., 
     vault = one.agents[0].strategy.vault.address
     with pytest.raises(Halted, match=r"has made 3 trades, the journal has 0.*agent repair"):
         assembly.reconciler.run(one.head(), {vault: 3})
+
+
+def test_a_trade_that_was_taken_for_replaced_is_put_right_at_the_next_start(desk: Callable[..., Desk]) -> None:
+    """As when a node had no receipts for so long that it became final."""
+    one = desk(constant(2000, deadband_bps=100))
+    first = one.start()
+    run(first, one)
+    one.world.evm.mine(4)
+    run(first, one)
+    first.journal._execute("UPDATE decisions SET outcome = 'replaced', trade_id = NULL")
+    first.close()
+    second = one.start()
+    [row], [entry] = second.journal.rows(), one.agents[0].entries()
+    assert (row["outcome"], row["trade_id"], row["detail"]) == ("traded", entry.id, "put right by the ledger")
+    assert run(second, one).placed == []
+
+
+def test_an_agent_that_is_moved_here_brings_its_trades_along(desk: Callable[..., Desk]) -> None:
+    one = desk(constant(2000, deadband_bps=100), constant(3000, deadband_bps=100))
+    both = (one.folder / "agents.toml").read_text()
+    head, first, second = both.split("[[agent]]")
+    (one.folder / "agents.toml").write_text(f"{head}[[agent]]{second}")
+    elsewhere = one.start(journal=one.folder / "elsewhere.sqlite")
+    run(elsewhere, one)
+    elsewhere.close()
+    (one.folder / "agents.toml").write_text(f"{head}[[agent]]{first}")
+    here = one.start()
+    run(here, one)
+    one.world.evm.mine(5)
+    run(here, one)
+    here.close()
+    (one.folder / "agents.toml").write_text(both)
+    moved = one.start()
+    assert sorted(row["vault"] for row in moved.journal.rows(outcome="traded")) == sorted(
+        agent.strategy.vault.address for agent in one.agents
+    )
+    assert run(moved, one).placed == []
+
+
+def test_a_node_that_answers_for_few_blocks_is_asked_for_few(desk: Callable[..., Desk]) -> None:
+    one = desk(constant(2000, deadband_bps=100))
+    first = one.start()
+    run(first, one)
+    first.close()
+    for path in one.folder.glob("journal.sqlite*"):
+        path.unlink()
+    assembly = start(one.settings)
+    one.opened.append(assembly)
+    ask = assembly.node.ask
+
+    def sparing(calls: Any) -> list[Any]:
+        method, parameters = calls[0] if calls else ("", [])
+        if method == "eth_getLogs" and int(parameters[0]["toBlock"], 16) - int(parameters[0]["fromBlock"], 16) > 9:
+            return [RpcError(code=-32602, message="query exceeds max block range 10")]
+        return ask(calls)
+
+    assembly.node.ask = sparing  # type: ignore[method-assign]
+    assembly.fleet.reconcile(one.head())
+    assert [row["outcome"] for row in assembly.journal.rows()] == ["traded"]
 
 
 def test_paused_agents_decide_nothing_until_they_are_resumed(desk: Callable[..., Desk]) -> None:

@@ -769,9 +769,10 @@ def test_sighup_before_the_daemon_listens_does_not_end_the_process() -> None:
 
     try:
         signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the signal came through"))
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError, match="still there"):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(service, "redactor_of", begun)
-            service.run(SimpleNamespace())  # type: ignore[arg-type]
+            with pytest.raises(InterruptedError, match="still there"):
+                service.run(SimpleNamespace())  # type: ignore[arg-type]
     finally:
         signal.signal(signal.SIGHUP, before)
 
