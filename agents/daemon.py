@@ -346,6 +346,13 @@ class Daemon:
                 log.info("decision %s: sent as %s", placed.row, placed.transaction_hash)
             else:
                 log.info("decision %s: not sent: %s", placed.row, placed.refused or placed.waits_because)
+        for vault, decision in tick.decisions.items():
+            for step in (decided.step for decided in decision.steps if decided.step.broken):
+                clauses = "; ".join(f"{b.clause} ({b.detail})" for b in step.broken)
+                log.info("a trade of %s in %s: denied by %s", vault, step.asset, clauses)
+        for vault, said in tick.parked.items():
+            if vault in tick.decisions:
+                self._warn(f"parked {vault}", f"{vault}: {said}")
         if tick.followed.reorged:
             self._warn("reorg", f"{tick.followed.reorged} decisions were in blocks that a reorg took")
         for account, said in tick.followed.stuck.items():

@@ -240,8 +240,8 @@ class Fleet:
                 decided = decider.decide([self._asked(reading, turns.closing) for reading in wanted])
             for reading, decision in zip(wanted, decided, strict=True):
                 tick.decisions[reading.address] = decision
-                if decision.error:
-                    tick.parked[reading.address] = _said(decision.error)
+                if said := _why_silent(decision):
+                    tick.parked[reading.address] = said
 
     def _may_decide(self, tick: Tick, turns: _Turns, vault: str, reading: VaultReading | Exception) -> bool:
         """Whether it is its turn, and nothing is in the way; what is, is said."""
@@ -333,6 +333,14 @@ def _written_down(vault: VaultReading, decided: DecidedStep) -> NewDecision:
 
 def _is_passing(placed: Placed) -> bool:
     return bool(placed.waits_because) or (placed.refused is not None and placed.refused.name in _PASSING)
+
+
+def _why_silent(decision: AgentDecision) -> str:
+    """Why there is no decision at all: an error, or too little history; empty when there is one."""
+    if decision.error:
+        return _said(decision.error)
+    silent = [decided.step.silent_because for decided in decision.steps]
+    return f"no decision: {'; '.join(dict.fromkeys(silent))}" if silent and all(silent) else ""
 
 
 def _said(error: Exception) -> str:

@@ -425,19 +425,20 @@ class Journal:
 
     def put_right(
         self, row: int, *, trade_id: str, transaction_hash: str, block_number: int, block_hash: str, at_s: int
-    ) -> None:
-        """mined or final, by what a node said wrongly → mined, traded: the ledger has the trade. What is not mined yet
-        is left to the outbox."""
+    ) -> bool:
+        """mined or final, by what a node said wrongly → mined, traded: the ledger has the trade. Whether it was so;
+        what is not mined yet is left to the outbox."""
         with self.transaction():
             changed = self._execute(
                 "UPDATE decisions SET state = 'mined', outcome = 'traded', trade_id = ?, transaction_hash = ?,"
                 " block_number = ?, block_hash = ?, detail = 'put right by the ledger' WHERE id = ?"
-                " AND state IN ('mined', 'final') AND coalesce(trade_id, '') != ?",
-                (trade_id, transaction_hash, block_number, block_hash, row, trade_id),
+                " AND state IN ('mined', 'final') AND outcome IS NOT 'traded'",
+                (trade_id, transaction_hash, block_number, block_hash, row),
             )
             if changed.rowcount:
                 self._committed.append("mined")
                 self.note(Note.REPAIRED, str(row), f"the ledger has it as trade {trade_id}", at_s=at_s)
+        return bool(changed.rowcount)
 
     def reopen(self, after_block: int, *, at_s: int) -> int:
         """final → mined for everything above a block: only for a repair after a reorg that was deeper than expected."""

@@ -627,5 +627,7 @@ def _new_passphrase(path: Path) -> Any:
         raise Misconfigured("the passphrase is asked for, never taken from a flag or a pipe: run it in a terminal")
     if path.exists():
         raise Misconfigured(f"{path} exists and is not overwritten: move it, or name another file")
-    said = click.prompt(f"Passphrase of {path}", hide_input=True, confirmation_prompt="Once more", err=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    asked = f"Passphrase of {path} (8 or more characters)"
+    said = click.prompt(asked, hide_input=True, confirmation_prompt="Once more", err=True)
     return SecretStr(said)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from agents.assembly import Assembly
 from agents.errors import Halted, Misconfigured, Retryable
 from agents.fees import FeeTooHigh
+from agents.journal import Journal
 from agents.ledger import LedgerEntry
 from agents.operator_checks import (
     ETHER_DECIMALS,
@@ -165,15 +166,21 @@ def _require_true_ledger(
 
 
 def _unknown(assembly: Assembly, entries: Mapping[str, Sequence[LedgerEntry]]) -> list[str]:
-    """Trades of the ledger that the journal has neither by id nor as one of its own transactions."""
+    """Trades of the ledger that the journal has not, or takes for something else."""
     journal = assembly.journal
     known = journal.known_trades(entry.id for found in entries.values() for entry in found)
     return [
         entry.id
         for found in entries.values()
         for entry in found
-        if entry.id not in known and journal.decision_of(entry.transaction_hash) is None
+        if entry.id not in known and not _is_under_way(journal, entry)
     ]
+
+
+def _is_under_way(journal: Journal, entry: LedgerEntry) -> bool:
+    """Whether the trade is of a decision of ours whose end is not known yet: following it will tell."""
+    row = journal.decision_of(entry.transaction_hash)
+    return row is not None and journal.rows(id=row)[0]["state"] in ("signed", "sent")
 
 
 def _require_explained(
@@ -268,7 +275,10 @@ def _converge(assembly: Assembly, done: Repaired, pause: Callable[[], None]) -> 
         if assembly.journal.unfinished():
             pause()
     nonces = {vault: reading.nonce for vault, reading in seen.readings.items() if not isinstance(reading, str)}
-    assembly.reconciler.compare(seen.head, nonces)
+    if assembly.reconciler.strange(seen.head, nonces):
+        done.adopted += assembly.reconciler.adopt(seen.head, from_the_beginning=True)
+    for vault, (theirs, ours) in assembly.reconciler.strange(seen.head, nonces).items():
+        raise Halted(f"vault {vault} has made {theirs} trades, the journal has {ours}, after all that could be done")
 
 
 def _has_changed(followed: Followed) -> bool:

@@ -24,7 +24,7 @@ from agents.journal import Journal, Note
 from agents.ledger import LedgerEntry, entries_in, trade_topic
 from agents.node import Node
 from agents.outbox import Followed, Outbox
-from agents.rpc import RpcError
+from agents.rpc import NoAnswer, RpcError
 from oracle.chain import BlockRef
 
 log = logging.getLogger("marketflow.reconcile")
@@ -52,7 +52,6 @@ class Reconciler:
     ) -> None:  # fmt: skip
         self._chain_id, self._node, self._journal, self._outbox = chain_id, node, journal, outbox
         self._ledger, self._first_block, self._vaults = ledger, first_block, frozenset(vaults)
-        self._size = BLOCKS_PER_REQUEST
 
     def run(self, head: BlockRef, vault_nonces: Mapping[str, int]) -> Reconciled:
         """Brings the journal to where the chain is at `head`. `vault_nonces`: the trades each vault counts at `head`.
@@ -64,7 +63,7 @@ class Reconciler:
         abandoned = self._journal.abandon_unsigned(at_s=head.timestamp_s)
         followed = self._outbox.follow(head)
         adopted = self.adopt(head)
-        if self._strange(head, vault_nonces):
+        if self.strange(head, vault_nonces):
             adopted += self.adopt(head, from_the_beginning=True)
         self.compare(head, vault_nonces)
         if abandoned or adopted or followed.ended:
@@ -91,12 +90,12 @@ class Reconciler:
     def adopt(self, head: BlockRef, *, from_the_beginning: bool = False) -> int:
         """Takes over trades that the ledger has and the journal has not; how many. What is final is asked only once."""
         start = first = self._first_block if from_the_beginning else self._first_unread()
-        adopted = 0
+        adopted, size = 0, BLOCKS_PER_REQUEST
         while first <= head.number:
-            last = min(first + self._size - 1, head.number)
+            last = min(first + size - 1, head.number)
             told = self._entries(first, last)
             if told is None:
-                self._size //= 2
+                size = (last - first + 1) // 2
                 continue
             entries = [entry for entry in told if entry.vault in self._vaults]
             blocks = self._blocks_of(entries)
@@ -118,11 +117,13 @@ class Reconciler:
 
     def _take(self, entries: Sequence[LedgerEntry], blocks: Mapping[int, BlockRef]) -> int:
         known = self._journal.known_trades([entry.id for entry in entries])
-        strange = [entry for entry in entries if entry.id not in known]
-        for entry in strange:
+        taken = 0
+        for entry in entries:
+            if entry.id in known:
+                continue
             block = blocks[entry.block]
             if (row := self._journal.decision_of(entry.transaction_hash)) is not None:
-                self._journal.put_right(
+                taken += self._journal.put_right(
                     row, trade_id=entry.id, transaction_hash=entry.transaction_hash, block_number=entry.block,
                     block_hash=block.hash, at_s=block.timestamp_s,
                 )  # fmt: skip
@@ -132,7 +133,8 @@ class Reconciler:
                 explanation_hash="0x" + bytes(entry.fields["explanationHash"]).hex(), trade_id=entry.id,
                 transaction_hash=entry.transaction_hash, at_s=block.timestamp_s,
             )  # fmt: skip
-        return len(strange)
+            taken += 1
+        return taken
 
     def _blocks_of(self, entries: Sequence[LedgerEntry]) -> dict[int, BlockRef]:
         """The blocks of the trades that the journal has not. Raises Retryable when the node has one no longer."""
@@ -149,7 +151,7 @@ class Reconciler:
         query = {"address": self._ledger, "fromBlock": hex(first), "toBlock": hex(last), "topics": topics}
         [answer] = self._node.ask([("eth_getLogs", [query])])
         if isinstance(answer, RpcError):
-            if last > first:
+            if last > first and not isinstance(answer, NoAnswer):
                 return None
             raise Retryable(f"the node refused the ledger's events of blocks {first} to {last}: {answer.message}")
         return list(entries_in({"logs": [_log(raw) for raw in answer]}))
@@ -157,7 +159,7 @@ class Reconciler:
     def compare(self, head: BlockRef, vault_nonces: Mapping[str, int]) -> None:
         """Raises Halted when the vaults have made other trades than the journal knows, after all that could be done.
         While others agree, the one that does not is only parked, at each head."""
-        strange = self._strange(head, vault_nonces)
+        strange = self.strange(head, vault_nonces)
         for vault, (nonce, ours) in strange.items():
             said = f"vault {vault} has made {nonce} trades, the journal has {ours}"
             if len(strange) == len(vault_nonces):
@@ -167,7 +169,7 @@ class Reconciler:
                 )
             log.error("%s: it is not traded", said)
 
-    def _strange(self, head: BlockRef, vault_nonces: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    def strange(self, head: BlockRef, vault_nonces: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         """Vaults that count other trades than the journal: theirs, ours."""
         ours = self._journal.trades(up_to_block=head.number)
         return {v: (nonce, ours.get(v, 0)) for v, nonce in vault_nonces.items() if ours.get(v, 0) != nonce}
