@@ -12,7 +12,7 @@ import pytest
 from coincurve import PrivateKey
 from web3 import Web3
 
-from agents.errors import Halted, Misconfigured, Retryable
+from agents.errors import Halted, Retryable
 from agents.execution import Ended, Order, Outcome, call_data
 from agents.fees import FeePolicy, FeeTooHigh
 from agents.intent import Intent
@@ -1110,7 +1110,7 @@ def test_a_full_disk_stops_the_outbox_and_nothing_is_sent(desk: Desk) -> None:
     real = desk.outbox._attempt
     desk.outbox._attempt = lambda *given: replace(real(*given), raw=big.raw)  # type: ignore[method-assign]
     desk.lab.hold_mining()
-    with pytest.raises(Misconfigured, match="full"):
+    with pytest.raises(Halted, match="full"):
         desk.outbox.place([outgoing], desk.head())
     assert (desk.lab.pool(), desk.ends()) == ((), [("reviewed", None)])
 
