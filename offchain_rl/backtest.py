@@ -1,8 +1,9 @@
 """A policy run over past bars with the fills, costs and limits of `spot_vault`. Integers throughout.
 
-The decision at the close of bar t is made from rounds up to t and filled at the open of bar t+1, as in
-`env`. The result is the same, byte for byte, in every process and on every machine. Needs neither torch
-nor gymnasium.
+The decision at the close of bar t is made from rounds up to t and filled in bar t+1, as in `env`. `run_backtest` asks
+any policy, bar by bar; a policy that is a network or a rule of the artefact format runs compiled (`run_compiled`), a
+hundred times as fast. `agents.backtest` runs the live cycle's own code over the same bars. All three give the same
+integers, in every process and on every machine. Needs neither torch nor gymnasium.
 """
 
 from __future__ import annotations
@@ -10,20 +11,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from eth_utils import keccak
 
+from offchain_rl.episode import CLOSE_E8, CLOSE_S, Market, Params, build_market
+from offchain_rl.fixedpoint import Q12_BITS, IntArray
 from offchain_rl.observation import (
     BPS,
+    WAD,
     BadObservation,
+    ObservationSpec,
+    VaultState,
     build_market_matrix,
     feature_positions,
     fill_vault_features,
 )
-from offchain_rl.policy import Policy
+from offchain_rl.policy import BuyAndHold, ConstantWeight, HoldPolicy, MlpPolicy, MovingAverageRule, Policy
 from offchain_rl.prices import Bars
-from offchain_rl.spot_vault import Costs, Limits, SpotVault, open_vault, step_vault
+from offchain_rl.spot_vault import (
+    MAX_UNIT,
+    MAX_VALUE,
+    Costs,
+    Limits,
+    Rules,
+    Vault,
+    open_vault,
+    pass_bar,
+    terms_of,
+    weight_bps_of,
+)
 
 START_QUOTE: Final = 100_000 * 10**6
 YEAR_S: Final = 365 * 86400
@@ -36,8 +55,11 @@ class BacktestConfig:
 
     costs: Costs = field(default_factory=Costs)
     limits: Limits = field(default_factory=Limits)
+    rules: Rules = field(default_factory=Rules)
     # Value of the vault at the start, base units of the quote token.
     start_quote: int = START_QUOTE
+    # Base units of one whole token of the asset.
+    asset_unit: int = 10**8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +87,7 @@ class Performance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backtest:
-    """A run: the value at the close of each bar from the first decision on, and the vault at the end."""
+    """A run: the value at the close of each bar from the first decision on, less gas, and the vault at the end."""
 
     bar_s: int
     start_s: int
@@ -75,7 +97,7 @@ class Backtest:
     weights_bps: tuple[int, ...]
     # What the policy asked for at each bar; None where it did not want to trade.
     targets_bps: tuple[int | None, ...]
-    vault: SpotVault
+    vault: Vault
 
     def performance(self) -> Performance:
         """The figures of this run."""
@@ -107,38 +129,38 @@ def run_backtest(
     enough history or no bar to trade in.
     """
     config = config or BacktestConfig()
+    if type(policy) not in COMPILED_POLICIES or config.start_quote * 16 > MAX_VALUE or config.asset_unit > MAX_UNIT:
+        return run_plain(policy, bars, config, start=start)
+    return run_compiled(policy, bars, config, start=start)
+
+
+def run_plain(
+    policy: Policy, bars: Bars, config: BacktestConfig | None = None, *, start: int | None = None
+) -> Backtest:
+    """`run_backtest` in plain Python, for any policy; raises as it does."""
+    config = config or BacktestConfig()
     spec = policy.spec
-    first = spec.lookback - 1
-    start = first if start is None else start
-    if not first <= start < len(bars) - 1:
-        raise BadObservation(
-            f"a backtest of {len(bars)} bars starts between bar {first} and bar {len(bars) - 2}, not {start}"
-        )
-    rows = build_market_matrix(spec, bars.close_e8[start - first :]).tolist()
+    start = _first_bar(spec, bars, start)
+    terms = terms_of(config.costs, config.limits, config.rules, unit=config.asset_unit)
+    rows = build_market_matrix(spec, bars.close_e8[start - spec.lookback + 1 :]).tolist()
     opens, closes = bars.open_e8.tolist(), bars.close_e8.tolist()
-    closes_s = (bars.timestamps_s + bars.bar_s).tolist()
+    opens_s, closes_s = bars.timestamps_s.tolist(), (bars.timestamps_s + bars.bar_s).tolist()
     market, _ = feature_positions(spec)
     vector = [0] * len(spec.features)
-    vault = open_vault(quote=config.start_quote, price_e8=closes[start], close_s=closes_s[start])
-    values, weights, targets = [vault.value], [0], []
+    vault = open_vault(config.start_quote, 0, closes[start], closes_s[start], config.asset_unit)
+    values, weights, targets = [vault.equity], [0], []
     for bar in range(start, len(bars) - 1):
         for position, number in zip(market, rows[bar - start], strict=True):
             vector[position] = number
-        state = vault.observe()
+        state = vault_state(vault, config.start_quote)
         decision = policy.decide_vector(fill_vault_features(spec, vector, state), state.weight_bps)
-        target = decision.target_weight_bps if decision.is_rebalance else None
-        vault = step_vault(
-            vault,
-            target,
-            fill_price_e8=opens[bar + 1],
-            close_price_e8=closes[bar + 1],
-            close_s=closes_s[bar + 1],
-            costs=config.costs,
-            limits=config.limits,
-        )
-        values.append(vault.value)
-        weights.append(vault.weight_bps)
-        targets.append(target)
+        vault = pass_bar(
+            vault, decision.is_rebalance, decision.target_weight_bps, closes_s[bar], opens_s[bar + 1], opens[bar + 1],
+            closes[bar + 1], closes_s[bar + 1], bars.bar_s, terms,
+        )  # fmt: skip
+        values.append(vault.equity)
+        weights.append(weight_bps_of(vault))
+        targets.append(decision.target_weight_bps if decision.is_rebalance else None)
     return Backtest(
         bar_s=bars.bar_s,
         start_s=closes_s[start],
@@ -148,6 +170,165 @@ def run_backtest(
         targets_bps=tuple(targets),
         vault=vault,
     )
+
+
+def vault_state(vault: Vault, start_value: int) -> VaultState:
+    """What an observation reads from the vault; one unit was worth 1e18 when it was worth `start_value`."""
+    return VaultState(
+        value=vault.last_value,
+        weight_bps=weight_bps_of(vault),
+        unit_price_wad=vault.last_value * WAD // start_value,
+        peak_wad=vault.peak_value * WAD // start_value,
+    )
+
+
+def _first_bar(spec: ObservationSpec, bars: Bars, start: int | None) -> int:
+    first = spec.lookback - 1
+    start = first if start is None else start
+    if not first <= start < len(bars) - 1:
+        raise BadObservation(
+            f"a backtest of {len(bars)} bars starts between bar {first} and bar {len(bars) - 2}, not {start}"
+        )
+    return start
+
+
+# Compiled
+
+
+COMPILED_POLICIES: Final = (MlpPolicy, MovingAverageRule, ConstantWeight, BuyAndHold, HoldPolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FastRun:
+    """What `Backtest` has, as arrays: equity int64 [T+1], weights int32 [T+1], targets int32 [T], -1 for none."""
+
+    values: IntArray
+    weights_bps: npt.NDArray[np.int32]
+    targets_bps: npt.NDArray[np.int32]
+    vault: Vault
+
+
+def run_compiled(
+    policy: Policy, bars: Bars, config: BacktestConfig | None = None, *, start: int | None = None
+) -> Backtest:
+    """`run_backtest` for one of COMPILED_POLICIES; raises as it does, and OverflowError for vaults beyond MAX_VALUE."""
+    config = config or BacktestConfig()
+    start = _first_bar(policy.spec, bars, start)
+    cut = bars.slice(start - policy.spec.lookback + 1, len(bars))
+    run = run_policy(policy, build_market([cut], policy.spec), bars.bar_s, policy.spec.lookback - 1, config)
+    return Backtest(
+        bar_s=bars.bar_s,
+        start_s=int(bars.timestamps_s[start]) + bars.bar_s,
+        end_s=bars.end_s,
+        values=tuple(run.values.tolist()),
+        weights_bps=tuple(run.weights_bps.tolist()),
+        targets_bps=tuple(None if target < 0 else target for target in run.targets_bps.tolist()),
+        vault=run.vault,
+    )
+
+
+def run_policy(policy: Policy, market: Market, bar_s: int, first: int, config: BacktestConfig) -> FastRun:
+    """One of COMPILED_POLICIES over a market that is built once and used for many: for sweeps.
+
+    Decides first at the close of bar `first`, which has history enough. Raises OverflowError as `run_compiled`.
+    """
+    program = _program_of(policy, market, first)
+    return _run(program, market, _params(policy, bar_s, config), first)
+
+
+def run_targets(
+    targets_bps: npt.NDArray[np.integer[Any]],
+    market: Market,
+    bar_s: int,
+    config: BacktestConfig,
+    *,
+    deadband_bps: int = 0,
+) -> FastRun:
+    """A run that asks for the weight `targets_bps[t]` at the close of bar t, whatever the vault holds, [T - 1]."""
+    from offchain_rl import compiled
+
+    params = _params(None, bar_s, config)._replace(deadband_bps=deadband_bps)
+    return _run(_Program(mode=compiled.WANTED, wanted=targets_bps), market, params, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Program:
+    """A policy as the compiled loop takes it: weights wanted at each bar, or a network, or buy and hold."""
+
+    mode: int
+    wanted: Any = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    shape: IntArray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    weights: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    biases: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    shifts: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+def _program_of(policy: Policy, market: Market, first: int) -> _Program:
+    from offchain_rl import compiled
+
+    if isinstance(policy, MlpPolicy):
+        return _network(policy)
+    if isinstance(policy, BuyAndHold):
+        return _Program(mode=compiled.BUY_AND_HOLD)
+    vectors = market.features[first:-1]
+    if isinstance(policy, MovingAverageRule):
+        wanted = np.where(vectors[:, policy._position] > 0, policy._above_bps, policy._below_bps)
+    else:
+        wanted = np.full(len(vectors), policy._weight_bps if isinstance(policy, ConstantWeight) else 0)
+    return _Program(mode=compiled.WANTED, wanted=wanted.astype(np.int32))
+
+
+def _network(policy: MlpPolicy) -> _Program:
+    from offchain_rl import compiled
+
+    layers, bits = policy._layers, policy.spec.scale_bits
+    shifts = [(bits if i == 0 else Q12_BITS) + layer.weight_bits - Q12_BITS for i, layer in enumerate(layers)]
+    return _Program(
+        mode=compiled.NETWORK,
+        shape=np.array([len(policy.spec.features), *(len(layer.biases) for layer in layers)], dtype=np.int64),
+        weights=np.concatenate([np.array(layer.weights, dtype=np.int64).reshape(-1) for layer in layers]),
+        biases=np.concatenate([np.array(layer.biases, dtype=np.int64) for layer in layers]),
+        shifts=np.array(shifts, dtype=np.int64),
+    )
+
+
+def _params(policy: Policy | None, bar_s: int, config: BacktestConfig) -> Params:
+    _, columns = feature_positions(policy.spec) if policy else ((), {})
+    return Params(
+        terms=terms_of(config.costs, config.limits, config.rules, unit=config.asset_unit),
+        bar_s=bar_s,
+        bars_per_step=1,
+        episode_steps=1,
+        start_quote=config.start_quote,
+        max_weight_bps=policy.action.max_weight_bps if policy else BPS,
+        # A rule that never trades is one that no distance is enough for.
+        deadband_bps=BPS + 1 if isinstance(policy, HoldPolicy) else policy.action.deadband_bps if policy else 0,
+        start_weight_bps=0,
+        weight_column=columns.get("weight", -1),
+        drawdown_column=columns.get("drawdown", -1),
+        scale_bits=policy.spec.scale_bits if policy else Q12_BITS,
+        drawdown_weight=0.0,
+        ruin_price=0.0,
+    )
+
+
+def _run(program: _Program, market: Market, params: Params, first: int) -> FastRun:
+    from offchain_rl import compiled
+
+    steps = len(market.bars) - 1 - first
+    price_e8, close_s = (int(market.bars[first, column]) for column in (CLOSE_E8, CLOSE_S))
+    vault = open_vault(params.start_quote, 0, price_e8, close_s, params.terms.unit)
+    values, weights, targets = np.empty(steps + 1, np.int64), np.empty(steps + 1, np.int32), np.empty(steps, np.int32)
+    vault = Vault(*compiled.run_bars(
+        market, params, first, vault, program.mode, program.wanted, program.shape, program.weights, program.biases,
+        program.shifts, values, weights, targets,
+    ))  # fmt: skip
+    if vault.peak_value > MAX_VALUE:
+        raise OverflowError(f"a vault is worth {vault.peak_value}, more than {MAX_VALUE}: give a smaller start_quote")
+    return FastRun(values=values, weights_bps=weights, targets_bps=targets, vault=vault)
+
+
+# Figures
 
 
 def measure(

@@ -1,17 +1,13 @@
-"""The vault of `spot_vault` as an environment for reinforcement learning.
+"""The vault of `spot_vault` as environments for reinforcement learning. `episode` has what they do, as pure functions.
 
-At the close of bar t the agent sees rounds up to t and asks for a weight; the trade is filled at the
-open of bar t+1, the vault is valued at the close of bar t+1. Nothing after bar t reaches an observation
-of bar t.
-
-`TradingEnv` is a Gymnasium environment that counts in integers, exactly as the backtest does.
-`VectorTradingEnv` runs many episodes at once in float64 for training; its observations have the same
-bits up to the last basis point of weight and drawdown.
+`TradingEnv` is one episode at a time, in plain Python; `VectorTradingEnv` thousands at once, compiled. Both have
+Gymnasium's interface, and the same actions give the same integers in both. `tensor_env` is the same on tensors, for an
+accelerator. Trainers step the vectorised one with `start` and `advance`, which copy nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,24 +15,42 @@ import numpy as np
 import numpy.typing as npt
 
 from offchain_rl.artefact import ActionSpec
-from offchain_rl.fixedpoint import INT16_MAX, INT16_MIN, IntArray
-from offchain_rl.observation import (
-    BPS,
-    ObservationSpec,
-    build_market_matrix,
-    feature_positions,
-    fill_vault_features,
+from offchain_rl.episode import (
+    Int16Array,
+    Params,
+    build_market,
+    initial,
+    observation,
+    reward,
+    terminal,
+    transition,
 )
+from offchain_rl.fixedpoint import INT16_MAX, INT16_MIN, IntArray
+from offchain_rl.observation import BPS, ObservationSpec, feature_positions
 from offchain_rl.prices import Bars
-from offchain_rl.reward import FloatArray, RewardConfig, compute_reward
-from offchain_rl.spot_vault import DAY_S, Costs, Limits, SpotVault, open_vault, step_vault
+from offchain_rl.reward import RewardConfig
+from offchain_rl.spot_vault import (
+    MAX_UNIT,
+    MAX_VALUE,
+    Costs,
+    Limits,
+    Rules,
+    Vault,
+    drawdown_bps_of,
+    terms_of,
+    weight_bps_of,
+)
 
 try:
     import gymnasium
+    from gymnasium.vector import AutoresetMode, VectorEnv
+    from gymnasium.vector.utils import batch_space
 except ImportError as error:
     raise ImportError("the environment needs gymnasium: pip install -e '.[rl]'") from error
 
 START_QUOTE = 100_000 * 10**6
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +61,57 @@ class EnvConfig:
     action: ActionSpec = field(default_factory=ActionSpec)
     costs: Costs = field(default_factory=Costs)
     limits: Limits = field(default_factory=Limits)
+    rules: Rules = field(default_factory=Rules)
     reward: RewardConfig = field(default_factory=RewardConfig)
     # Decisions in an episode, and bars from one decision to the next.
     episode_steps: int = 60
     bars_per_step: int = 24
     start_quote: int = START_QUOTE
+    # Base units of one whole token of the asset; more than 10^12 does not fit the compiled code.
+    asset_unit: int = 10**8
 
     def __post_init__(self) -> None:
-        if min(self.episode_steps, self.bars_per_step, self.start_quote) < 1:
-            raise ValueError("episode_steps, bars_per_step and start_quote are at least 1")
+        if min(self.episode_steps, self.bars_per_step, self.start_quote, self.asset_unit) < 1:
+            raise ValueError("episode_steps, bars_per_step, start_quote and asset_unit are at least 1")
+        if self.start_quote * 16 > MAX_VALUE or self.asset_unit > MAX_UNIT:
+            raise ValueError(f"start_quote is at most {MAX_VALUE // 16} and asset_unit at most {MAX_UNIT}")
+        if self.costs.latency_s >= self.observation.bar_s:
+            raise ValueError(f"latency_s is {self.costs.latency_s}, less than a bar of {self.observation.bar_s} s")
 
     @property
     def episode_bars(self) -> int:
         """Bars that pass in a full episode."""
         return self.episode_steps * self.bars_per_step
 
+    def params(self) -> Params:
+        """The numbers that `episode` takes."""
+        _, columns = feature_positions(self.observation)
+        return Params(
+            terms=terms_of(self.costs, self.limits, self.rules, unit=self.asset_unit),
+            bar_s=self.observation.bar_s,
+            bars_per_step=self.bars_per_step,
+            episode_steps=self.episode_steps,
+            start_quote=self.start_quote,
+            max_weight_bps=self.action.max_weight_bps,
+            deadband_bps=self.action.deadband_bps,
+            start_weight_bps=min(self.action.max_weight_bps, self.limits.max_position_bps, BPS),
+            weight_column=columns.get("weight", -1),
+            drawdown_column=columns.get("drawdown", -1),
+            scale_bits=self.observation.scale_bits,
+            drawdown_weight=float(self.reward.drawdown_weight),
+            ruin_price=float(self.reward.ruin_price),
+        )
 
-class TradingEnv(gymnasium.Env[npt.NDArray[np.int32], npt.NDArray[np.float32]]):
+
+def wanted_weights_bps(shares: Any, max_weight_bps: int) -> npt.NDArray[np.int64]:
+    """Actions between 0 and 1 as weights, to the nearest basis point. Raises ValueError for what is not a number."""
+    shares = np.asarray(shares, dtype=np.float64).reshape(-1)
+    if not np.isfinite(shares).all():
+        raise ValueError(f"action {int(np.flatnonzero(~np.isfinite(shares))[0])} is not a number")
+    return (np.clip(shares, 0.0, 1.0) * max_weight_bps + 0.5).astype(np.int64)
+
+
+class TradingEnv(gymnasium.Env[npt.NDArray[np.int16], npt.NDArray[np.float32]]):
     """One vault, one asset. The action is the share of `max_weight_bps` to hold, 0 to 1.
 
     The observation is the integer vector of `observation`, the reward that of `reward`. An episode
@@ -74,22 +122,19 @@ class TradingEnv(gymnasium.Env[npt.NDArray[np.int32], npt.NDArray[np.float32]]):
 
     def __init__(self, bars: Bars, config: EnvConfig | None = None) -> None:
         self.config = config or EnvConfig()
-        self._bars = bars
-        spec = self.config.observation
+        _check_series([bars], self.config)
+        self._market, self._params = build_market([bars], self.config.observation), self.config.params()
+        self._bars: Any = self._market.bars.tolist()
         self._first, self._last = _start_range(bars, self.config)
-        self._matrix = build_market_matrix(spec, bars.close_e8)
-        self._market, _ = feature_positions(spec)
-        size = len(spec.features)
-        self.observation_space = gymnasium.spaces.Box(INT16_MIN, INT16_MAX, (size,), dtype=np.int32)
+        self.observation_space = _observation_space(self.config)
         self.action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), dtype=np.float32)
-        self.bar = self._first
-        self._steps = 0
-        self.vault = self._open()
+        self.bar, self._steps = self._first, 0
+        self.vault = self._open(0)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.int32], dict[str, Any]]:
-        """A new episode from a random bar, or from bar `options["start"]`."""
+    ) -> tuple[npt.NDArray[np.int16], dict[str, Any]]:
+        """A new episode from a random bar and in cash, or from `options["start"]` and `options["weight_bps"]`."""
         super().reset(seed=seed)
         start = (options or {}).get("start")
         if start is None:
@@ -97,230 +142,236 @@ class TradingEnv(gymnasium.Env[npt.NDArray[np.int32], npt.NDArray[np.float32]]):
         if not self._first <= start <= self._last:
             raise ValueError(f"an episode starts between bar {self._first} and bar {self._last}, not at {start}")
         self.bar, self._steps = start, 0
-        self.vault = self._open()
+        self.vault = self._open((options or {}).get("weight_bps", 0))
         return self._observe(), self._info()
 
-    def step(self, action: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int16], float, bool, bool, dict[str, Any]]:
         """What holding the share `action` of the largest weight brings over `bars_per_step` bars."""
-        config = self.config
-        share = float(np.clip(np.asarray(action).reshape(-1)[0], 0.0, 1.0))
-        if not np.isfinite(share):
-            raise ValueError(f"the action is {action!r}, not a number")
-        wanted_bps = int(share * config.action.max_weight_bps + 0.5)
-        is_trade = abs(wanted_bps - self.vault.weight_bps) >= max(config.action.deadband_bps, 1)
-        before, was_stopped = self.vault, self.vault.is_stopped
-        for i in range(config.bars_per_step):
-            self.bar += 1
-            self.vault = step_vault(
-                self.vault,
-                wanted_bps if is_trade and i == 0 else None,
-                fill_price_e8=int(self._bars.open_e8[self.bar]),
-                close_price_e8=int(self._bars.close_e8[self.bar]),
-                close_s=int(self._bars.timestamps_s[self.bar]) + self._bars.bar_s,
-                costs=config.costs,
-                limits=config.limits,
-            )
+        wanted_bps = int(wanted_weights_bps(action, self._params.max_weight_bps)[0])
+        before = self.vault
+        self.vault = transition(_AsLists(self._bars), self._params, before, self.bar, wanted_bps)  # type: ignore[arg-type]
+        self.bar += self._params.bars_per_step
         self._steps += 1
-        after = self.vault
-        is_ruined = after.is_stopped and not was_stopped
-        reward = compute_reward(
-            before.value,
-            after.value,
-            1 - before.value / before.peak_value,
-            1 - after.value / after.peak_value,
-            is_ruined,
-            config.reward,
-        )
-        return self._observe(), float(reward), is_ruined, self._steps >= config.episode_steps, self._info()
+        is_terminal = terminal(before, self.vault)
+        is_truncated = self._steps >= self._params.episode_steps and not is_terminal
+        return self._observe(), reward(before, self.vault, self._params), is_terminal, is_truncated, self._info()
 
-    def _open(self) -> SpotVault:
-        close_s = int(self._bars.timestamps_s[self.bar]) + self._bars.bar_s
-        return open_vault(quote=self.config.start_quote, price_e8=int(self._bars.close_e8[self.bar]), close_s=close_s)
+    def _open(self, weight_bps: int) -> Vault:
+        return initial(_AsLists(self._bars), self._params, self.bar, weight_bps)  # type: ignore[arg-type]
 
-    def _observe(self) -> npt.NDArray[np.int32]:
-        spec = self.config.observation
-        vector = [0] * len(spec.features)
-        row = self._matrix[self.bar - spec.lookback + 1]
-        for position, number in zip(self._market, row.tolist(), strict=True):
-            vector[position] = number
-        return np.array(fill_vault_features(spec, vector, self.vault.observe()), dtype=np.int32)
+    def _observe(self) -> npt.NDArray[np.int16]:
+        row = np.zeros(len(self.config.observation.features), dtype=np.int16)
+        observation(self._market, self._params, self.vault, self.bar, row)
+        return row
 
     def _info(self) -> dict[str, Any]:
-        vault = self.vault
+        v = self.vault
         return {
             "bar": self.bar,
-            "value": vault.value,
-            "weight_bps": vault.weight_bps,
-            "drawdown_bps": vault.drawdown_bps,
-            "turnover": vault.turnover,
-            "costs": vault.costs,
+            "value": v.last_value,
+            "weight_bps": weight_bps_of(v),
+            "drawdown_bps": drawdown_bps_of(v),
+            "turnover": v.turnover,
+            "gas_spent": v.gas_spent,
+            "shortfall": v.shortfall,
         }
+
+
+class _AsLists:
+    """A market's bars as Python integers, of any size: numpy's would wrap where the model multiplies."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self._rows = rows
+
+    @property
+    def bars(self) -> _AsLists:
+        return self
+
+    def __getitem__(self, at: tuple[int, int]) -> int:
+        return self._rows[at[0]][at[1]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorStep:
-    """What a step of all environments brought."""
+    """What a step of all environments brought. The arrays are used again by the next one: copy what is kept."""
 
-    # What the next decision sees: of the new episode where one has begun.
-    observations: IntArray
-    rewards: FloatArray
-    is_terminated: npt.NDArray[np.bool_]
-    is_truncated: npt.NDArray[np.bool_]
-    # What the step ended in: the last observation of the old episode where a new one has begun.
-    final_observations: IntArray
+    # int16 [N, F]: what the next decision sees, of the new episode where one has begun.
+    observations: Int16Array
+    # float64 [N].
+    rewards: npt.NDArray[np.float64]
+    # bool [N].
+    is_terminated: BoolArray
+    is_truncated: BoolArray
+    # int16 [N, F]: what the step ended in, of the old episode where a new one has begun.
+    final_observations: Int16Array
 
 
-class VectorTradingEnv:
-    """Many episodes at once over one or more price series, float64, each restarted when it ends.
+class VectorTradingEnv(VectorEnv[Any, Any, Any]):
+    """Many episodes at once over one or more price series, each restarted when it ends (`SAME_STEP`).
 
-    Follows `step_vault` rule by rule. Episodes start at random bars and, unless `starts_flat`, with a
-    random weight, so that every weight is seen. `reset(seed)` makes everything that follows repeatable.
+    Episodes start at random bars of `start_bars` and, unless `starts_flat`, half of them with a random weight, so that
+    every weight is seen. A seed makes everything that follows repeatable, on every machine.
     """
 
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
     def __init__(
-        self, bars: Bars | Sequence[Bars], config: EnvConfig, num_envs: int, *, starts_flat: bool = False
+        self,
+        bars: Bars | Sequence[Bars],
+        config: EnvConfig | None = None,
+        num_envs: int = 1024,
+        *,
+        starts_flat: bool = False,
     ) -> None:
+        self.config = config or EnvConfig()
         series = (bars,) if isinstance(bars, Bars) else tuple(bars)
         if not series or num_envs < 1:
             raise ValueError("at least one series of bars and one environment")
-        self.config, self.num_envs, self._starts_flat = config, num_envs, starts_flat
-        spec = config.observation
-        offsets = np.cumsum([0, *(len(one) for one in series)])
-        ranges = [_start_range(one, config) for one in series]
-        self._starts = np.concatenate([o + np.arange(a, b + 1) for o, (a, b) in zip(offsets, ranges, strict=False)])
-        market, vault = feature_positions(spec)
-        self._features = np.zeros((int(offsets[-1]), len(spec.features)), dtype=np.int64)
-        for one, offset in zip(series, offsets, strict=False):
-            rows = slice(int(offset) + spec.lookback - 1, int(offset) + len(one))
-            self._features[rows, list(market)] = build_market_matrix(spec, one.close_e8)
-        self._weight_column, self._drawdown_column = vault.get("weight"), vault.get("drawdown")
-        self._open = np.concatenate([one.open_e8 for one in series]).astype(np.float64) / 1e8
-        self._close = np.concatenate([one.close_e8 for one in series]).astype(np.float64) / 1e8
-        self._day = np.concatenate([(one.timestamps_s + one.bar_s) // DAY_S for one in series])
-        self._gas = config.costs.gas_quote / config.start_quote
-        self._rng = np.random.default_rng(0)
-        # Per environment: the bar, and the vault in multiples of what it started with.
-        zeros = np.zeros(num_envs)
-        self.bar, self._steps = np.zeros(num_envs, dtype=np.int64), np.zeros(num_envs, dtype=np.int64)
-        self._quote, self._asset, self._peak = zeros.copy(), zeros.copy(), zeros.copy()
-        self._day_open, self._previous_open, self._day_turnover = zeros.copy(), zeros.copy(), zeros.copy()
-        self.values = zeros.copy()
+        _check_series(series, self.config)
+        self.num_envs, self._starts_flat = num_envs, starts_flat
+        self._market, self._params = build_market(series, self.config.observation), self.config.params()
+        self.start_bars = _all_starts(series, self.config)
+        self._starts = self.start_bars
+        self.single_observation_space = _observation_space(self.config)
+        self.single_action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), dtype=np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._seed = 0
+        self._state = _State.empty(num_envs)
+        size = len(self.config.observation.features)
+        self._out = VectorStep(
+            observations=np.zeros((num_envs, size), dtype=np.int16),
+            rewards=np.zeros(num_envs),
+            is_terminated=np.zeros(num_envs, dtype=np.bool_),
+            is_truncated=np.zeros(num_envs, dtype=np.bool_),
+            final_observations=np.zeros((num_envs, size), dtype=np.int16),
+        )
 
-    def reset(self, seed: int | None = None) -> IntArray:
-        """The first observations of new episodes in all environments."""
+    # For trainers
+
+    def start(self, seed: int | None = None) -> Int16Array:
+        """New episodes in all environments, and what they see first. Without a seed, the next ones of the last seed."""
+        from offchain_rl import compiled  # numba: half a second to import
+
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        self._restart(np.ones(self.num_envs, dtype=np.bool_))
-        return self._observe()
+            self._seed = int(seed)
+            self._state.counts[:] = 0
+        s = self._state
+        compiled.restart_all(
+            self._market, self._params, self._starts, self._seed, self._starts_flat, s.rows, s.bars, s.steps, s.counts,
+            self._out.observations,
+        )  # fmt: skip
+        return self._out.observations
 
-    def step(self, wanted_bps: IntArray) -> VectorStep:
-        """All environments one decision further."""
-        config = self.config
-        wanted = np.clip(np.asarray(wanted_bps, dtype=np.int64), 0, config.action.max_weight_bps)
-        is_trade = np.abs(wanted - self._weight_bps()) >= max(config.action.deadband_bps, 1)
-        value_before, drawdown_before = self.values.copy(), 1 - self.values / self._peak
-        is_stopped = np.zeros(self.num_envs, dtype=np.bool_)
-        for i in range(config.bars_per_step):
-            target = wanted / BPS if i == 0 else np.zeros(self.num_envs)
-            self._advance(target, is_trade & (i == 0), is_stopped)
-            is_stopped |= (1 - self.values / self._peak) * BPS >= config.limits.max_drawdown_bps
-        self._steps += 1
-        rewards = compute_reward(
-            value_before, self.values, drawdown_before, 1 - self.values / self._peak, is_stopped, config.reward
-        )
-        is_truncated = self._steps >= config.episode_steps
-        final = self._observe()
-        done = is_stopped | is_truncated
-        observations = final
+    def advance(self, wanted_bps: npt.NDArray[np.integer[Any]]) -> VectorStep:
+        """All environments one decision further. `wanted_bps`: weights, integers [N]; clipped to what is allowed."""
+        from offchain_rl import compiled
+
+        if len(wanted_bps) != self.num_envs:
+            raise ValueError(f"{len(wanted_bps)} actions for {self.num_envs} environments")
+        s, out = self._state, self._out
+        largest = compiled.step_all(
+            self._market, self._params, self._starts, self._seed, self._starts_flat, wanted_bps, s.rows, s.bars,
+            s.steps, s.counts, out.observations, out.final_observations, out.rewards, out.is_terminated,
+            out.is_truncated,
+        )  # fmt: skip
+        if largest > MAX_VALUE:
+            raise OverflowError(f"a vault is worth {largest}, more than {MAX_VALUE}: give a smaller start_quote")
+        return out
+
+    def set_starts(self, bars: IntArray) -> None:
+        """From now on episodes start at these bars only, numbers among `start_bars`."""
+        bars = np.asarray(bars, dtype=np.int64)
+        if bars.size == 0 or not np.isin(bars, self.start_bars).all():
+            raise ValueError("episodes start at bars that are in start_bars, at least one of them")
+        self._starts = bars
+
+    def snapshot(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything that the next step depends on, copied."""
+        s = self._state
+        return {
+            "bars": s.bars.copy(),
+            "counts": s.counts.copy(),
+            "observations": self._out.observations.copy(),
+            "rows": s.rows.copy(),
+            "seed": np.array([self._seed]),
+            "starts": self._starts.copy(),
+            "steps": s.steps.copy(),
+        }
+
+    def restore(self, snapshot: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from a snapshot of an environment of the same size, series and configuration."""
+        s = self._state
+        for name, target in (("bars", s.bars), ("counts", s.counts), ("rows", s.rows), ("steps", s.steps)):
+            if snapshot[name].shape != target.shape:
+                raise ValueError(f"the snapshot has {name} of shape {snapshot[name].shape}, here it is {target.shape}")
+            target[:] = snapshot[name]
+        self._out.observations[:] = snapshot["observations"]
+        self._seed = int(snapshot["seed"][0])
+        self.set_starts(snapshot["starts"])
+
+    @property
+    def vaults(self) -> list[Vault]:
+        """The vaults as they are now."""
+        return [Vault(*row) for row in self._state.rows.tolist()]
+
+    @property
+    def bars_now(self) -> IntArray:
+        """The bar each environment is at, a number in the series one after the other."""
+        return self._state.bars.copy()
+
+    # Gymnasium's interface
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Int16Array, dict[str, Any]]:
+        """New episodes in all environments. Of a list of seeds the first counts: one makes everything repeatable."""
+        if isinstance(seed, list):
+            seed = seed[0]
+        super().reset(seed=seed)
+        return self.start(seed).copy(), {}
+
+    def step(self, actions: Any) -> tuple[Int16Array, Any, BoolArray, BoolArray, dict[str, Any]]:
+        """One decision in all environments; `final_obs` in the information where an episode has ended."""
+        out = self.advance(wanted_weights_bps(actions, self._params.max_weight_bps))
+        done = out.is_terminated | out.is_truncated
+        info: dict[str, Any] = {}
         if done.any():
-            self._restart(done)
-            observations = self._observe()
-        return VectorStep(
-            observations=observations,
-            rewards=rewards,
-            is_terminated=is_stopped,
-            is_truncated=is_truncated & ~is_stopped,
-            final_observations=final,
-        )
+            info = {"final_obs": out.final_observations.copy(), "_final_obs": done}
+        return out.observations.copy(), out.rewards.copy(), out.is_terminated.copy(), out.is_truncated.copy(), info
 
-    def _advance(self, target: FloatArray, is_trade: npt.NDArray[np.bool_], is_stopped: npt.NDArray[np.bool_]) -> None:
-        limits = self.config.limits
-        reference = np.maximum(self._day_open, self._previous_open)
-        is_reducing = is_stopped | ((reference - self.values) * BPS >= limits.max_daily_loss_bps * reference)
-        oracle = self._close[self.bar]
-        self.bar += 1
-        if (is_trade | is_reducing).any():
-            self._trade(np.where(is_reducing, 0.0, target), is_trade | is_reducing, is_reducing, oracle)
-        close = self._close[self.bar]
-        before = self._quote + self._asset * oracle
-        day, last_day = self._day[self.bar], self._day[self.bar - 1]
-        is_new = day != last_day
-        self._previous_open = np.where(
-            is_new, np.where(day == last_day + 1, self._day_open, before), self._previous_open
-        )
-        self._day_open = np.where(is_new, before, self._day_open)
-        self._day_turnover = np.where(is_new, 0.0, self._day_turnover)
-        self.values = self._quote + self._asset * close
-        self._peak = np.maximum(self._peak, self.values)
 
-    def _trade(
-        self,
-        target: FloatArray,
-        is_trade: npt.NDArray[np.bool_],
-        is_reducing: npt.NDArray[np.bool_],
-        oracle: FloatArray,
-    ) -> None:
-        costs, limits = self.config.costs, self.config.limits
-        fill = self._open[self.bar]
-        room = np.maximum(self.values * (limits.max_turnover_bps / BPS) - self._day_turnover, 0.0)
-        room = np.where(is_reducing, np.inf, room)
-        target = np.minimum(target, limits.max_weight_bps / BPS)
-        wanted = np.clip(self.values * target - self._asset * oracle, -room, room)
-        buy_at, sell_at = fill * (1 + costs.slippage_bps / BPS), fill * (1 - costs.slippage_bps / BPS)
-        spent = np.minimum(wanted, self._quote - self._gas)
-        sold = np.minimum(-wanted / oracle, self._asset)
-        received = sold * sell_at * (1 - costs.fee_bps / BPS)
-        is_buy = is_trade & (wanted > 0) & (spent > 0)
-        is_sell = is_trade & (wanted < 0) & (received > self._gas)
-        most = oracle * (limits.max_trade_slippage_bps / BPS)
-        is_refused = (is_buy & (buy_at - oracle > most)) | (is_sell & ~is_reducing & (oracle - sell_at > most))
-        is_buy, is_sell = is_buy & ~is_refused, is_sell & ~is_refused
-        gas = np.where(is_buy | is_sell, self._gas, np.where(is_refused, np.minimum(self._gas, self._quote), 0.0))
-        self._quote = self._quote - np.where(is_buy, spent, 0.0) + np.where(is_sell, received, 0.0) - gas
-        bought = spent * (1 - costs.fee_bps / BPS) / buy_at
-        self._asset = np.maximum(self._asset + np.where(is_buy, bought, 0.0) - np.where(is_sell, sold, 0.0), 0.0)
-        self._day_turnover = self._day_turnover + np.where(is_buy, spent, 0.0) + np.where(is_sell, sold * fill, 0.0)
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Of each environment: the vault, the bar, decisions so far in the episode, and episodes so far."""
 
-    def _restart(self, which: npt.NDArray[np.bool_]) -> None:
-        count = int(which.sum())
-        bars = self._starts[self._rng.integers(0, len(self._starts), count)]
-        # Half of the episodes start flat, the others anywhere up to the largest weight.
-        weights = np.maximum(self._rng.uniform(-1.0, 1.0, count), 0.0) * self._largest_weight()
-        if self._starts_flat:
-            weights[:] = 0.0
-        self.bar[which], self._steps[which] = bars, 0
-        self._quote[which] = 1.0 - weights
-        self._asset[which] = weights / self._close[bars]
-        self._day_turnover[which] = 0.0
-        for values in (self.values, self._peak, self._day_open, self._previous_open):
-            values[which] = 1.0
+    rows: IntArray
+    bars: IntArray
+    steps: IntArray
+    counts: IntArray
 
-    def _largest_weight(self) -> float:
-        return min(self.config.action.max_weight_bps, self.config.limits.max_weight_bps) / BPS
+    @staticmethod
+    def empty(num_envs: int) -> _State:
+        numbers = [np.zeros(num_envs, dtype=np.int64) for _ in range(3)]
+        return _State(np.zeros((num_envs, len(Vault._fields)), dtype=np.int64), *numbers)
 
-    def _weight_bps(self) -> IntArray:
-        held = self._asset * self._close[self.bar]
-        return np.floor(held / self.values * BPS + 1e-9).astype(np.int64)
 
-    def _observe(self) -> IntArray:
-        observations = self._features[self.bar]
-        bits = self.config.observation.scale_bits
-        if self._weight_column is not None:
-            observations[:, self._weight_column] = (self._weight_bps() << bits) // BPS
-        if self._drawdown_column is not None:
-            drawdown_bps = np.floor((1 - self.values / self._peak) * BPS + 1e-9).astype(np.int64)
-            observations[:, self._drawdown_column] = (drawdown_bps << bits) // BPS
-        return observations
+def _observation_space(config: EnvConfig) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(INT16_MIN, INT16_MAX, (len(config.observation.features),), dtype=np.int16)
+
+
+def _check_series(series: Sequence[Bars], config: EnvConfig) -> None:
+    for one in series:
+        if one.bar_s != config.observation.bar_s:
+            raise ValueError(
+                f"{one.source} has bars of {one.bar_s} s, the observation asks for {config.observation.bar_s} s"
+            )
+
+
+def _all_starts(series: Sequence[Bars], config: EnvConfig) -> IntArray:
+    offsets = np.cumsum([0, *(len(one) for one in series)])
+    ranges = (_start_range(one, config) for one in series)
+    return np.concatenate([offset + np.arange(a, b + 1) for offset, (a, b) in zip(offsets, ranges, strict=False)])
 
 
 def _start_range(bars: Bars, config: EnvConfig) -> tuple[int, int]:

@@ -11,14 +11,11 @@ log of its final value, less what it put the owner through.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
-
-FloatArray = npt.NDArray[np.float64]
+from math import log
+from typing import Final
 
 # A value that has gone to nothing counts as this fraction of what it was: the logarithm stays finite.
-_LEAST_GROWTH = 1e-6
+LEAST_GROWTH: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +30,16 @@ class RewardConfig:
             raise ValueError("drawdown_weight and ruin_price are not negative")
 
 
-def compute_reward(
-    value_before: FloatArray | float,
-    value_after: FloatArray | float,
-    drawdown_before: FloatArray | float,
-    drawdown_after: FloatArray | float,
-    is_ruined: npt.NDArray[np.bool_] | bool,
-    config: RewardConfig,
-) -> FloatArray:
-    """The reward of one step, element by element. Drawdowns are fractions; `is_ruined` is true once."""
-    growth = np.log(np.maximum(np.divide(value_after, value_before), _LEAST_GROWTH))
-    deepened = np.maximum(np.subtract(drawdown_after, drawdown_before), 0.0)
-    return growth - config.drawdown_weight * deepened - config.ruin_price * np.asarray(is_ruined)
+def step_reward(
+    value_before: float,
+    value_after: float,
+    drawdown_before: float,
+    drawdown_after: float,
+    is_ruined: bool,
+    drawdown_weight: float,
+    ruin_price: float,
+) -> float:
+    """The reward of one step. Drawdowns are fractions; `is_ruined` is true once."""
+    growth = log(max(value_after / value_before, LEAST_GROWTH))
+    deepened = max(drawdown_after - drawdown_before, 0.0)
+    return growth - drawdown_weight * deepened - (ruin_price if is_ruined else 0.0)

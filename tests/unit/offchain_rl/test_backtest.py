@@ -6,7 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain_rl.artefact import ActionSpec
-from offchain_rl.backtest import BacktestConfig, max_drawdown_bps, run_backtest, sharpe_e2
+from offchain_rl.artefact import ActionSpec, Layer
+from offchain_rl.backtest import (
+    BacktestConfig,
+    max_drawdown_bps,
+    run_backtest,
+    run_compiled,
+    run_plain,
+    run_targets,
+    sharpe_e2,
+    vault_state,
+)
+from offchain_rl.episode import build_market
 from offchain_rl.observation import BadObservation, ObservationSpec, build_observation
-from offchain_rl.policy import BuyAndHold, HoldPolicy, MovingAverageRule
+from offchain_rl.policy import BuyAndHold, ConstantWeight, HoldPolicy, MlpPolicy, MovingAverageRule, Policy
 from offchain_rl.prices import Bars
-from offchain_rl.spot_vault import UNLIMITED, Costs, Limits, open_vault, step_vault
+from offchain_rl.spot_vault import UNLIMITED, Costs, Limits, Rules, open_vault, pass_bar, terms_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SPEC = ObservationSpec(lookback=50, vol_window=48, features=("ma_cross_z:8:48", "weight", "drawdown"))
@@ -71,30 +81,84 @@ def test_two_processes_without_torch_give_the_same_bytes() -> None:
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
-    assert outputs[0].split()[0] == "0xe7b1e0f1bc4fbca65d3203d56be28abfa009df0c0a6e7ed631a79e58dfe81a76"
+    assert outputs[0].split()[0] == "0x45736f8331a5d0666e98000c1b8ef9fea4ff04ce7c0e360cfccb304e77cc04ab"
 
 
 def test_decisions_are_those_of_full_observations(create_bars: CreateBars) -> None:
     """What a live cycle computes bar by bar is what the backtest computed all at once."""
     bars = create_bars(200)
     run = run_backtest(RULE, bars)
-    vault = open_vault(quote=run.values[0], price_e8=int(bars.close_e8[49]), close_s=run.start_s)
+    vault = open_vault(run.values[0], 0, int(bars.close_e8[49]), run.start_s, 10**8)
+    terms = terms_of(Costs(), Limits(), Rules(), unit=10**8)
+    opens_s, opens, closes = bars.timestamps_s.tolist(), bars.open_e8.tolist(), bars.close_e8.tolist()
     for bar in range(49, 199):
-        observation = build_observation(SPEC, bars.close_e8[bar - 49 : bar + 1].tolist(), vault.observe())
+        observation = build_observation(SPEC, closes[bar - 49 : bar + 1], vault_state(vault, run.values[0]))
         decision = RULE.decide(observation)
         target = decision.target_weight_bps if decision.is_rebalance else None
         assert target == run.targets_bps[bar - 49]
-        vault = step_vault(
-            vault,
-            target,
-            fill_price_e8=int(bars.open_e8[bar + 1]),
-            close_price_e8=int(bars.close_e8[bar + 1]),
-            close_s=int(bars.timestamps_s[bar + 1]) + 1800,
-            costs=Costs(),
-            limits=Limits(),
-        )
-        assert vault.value == run.values[bar - 48]
+        close_s = opens_s[bar] + 1800
+        vault = pass_bar(
+            vault, decision.is_rebalance, decision.target_weight_bps, close_s, opens_s[bar + 1], opens[bar + 1],
+            closes[bar + 1], close_s + 1800, 1800, terms,
+        )  # fmt: skip
+        assert vault.equity == run.values[bar - 48]
     assert vault == run.vault
+
+
+def create_network(seed: int) -> MlpPolicy:
+    rng = np.random.default_rng(seed)
+    layers = []
+    for inputs, outputs in ((3, 16), (16, 16), (16, 1)):
+        weights = rng.integers(-6_000, 6_000, (outputs, inputs)).tolist()
+        biases = rng.integers(-(10**7), 10**7, outputs).tolist()
+        layers.append(Layer(weights=tuple(map(tuple, weights)), biases=tuple(biases), weight_bits=12))
+    return MlpPolicy(SPEC, ActionSpec(max_weight_bps=9_000, deadband_bps=300 * (seed % 2)), layers)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(), Limits(max_daily_loss_bps=150, max_drawdown_bps=400, hard_drawdown_bps=500), UNLIMITED],
+    ids=["roomy", "tight", "none"],
+)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        create_network(1),
+        create_network(2),
+        RULE,
+        BuyAndHold(SPEC, ActionSpec(max_weight_bps=9_000)),
+        ConstantWeight(SPEC, ActionSpec(max_weight_bps=9_000, deadband_bps=100), 4_000),
+        HoldPolicy(SPEC),
+    ],
+    ids=["network 1", "network 2", "moving average", "buy and hold", "constant", "hold"],
+)
+def test_compiled_and_plain_runs_are_equal_to_the_last_unit(
+    create_bars: CreateBars, policy: Policy, limits: Limits
+) -> None:
+    bars = create_bars(700, step_bps=120)
+    config = BacktestConfig(limits=limits, costs=Costs(latency_s=60))
+    plain, compiled = run_plain(policy, bars, config), run_compiled(policy, bars, config)
+    assert plain == compiled
+    assert plain.run_hash() == compiled.run_hash()
+    assert run_backtest(policy, bars.slice(0, 300), config).values == plain.values[:251]
+
+
+def test_an_unknown_kind_of_policy_runs_plain(create_bars: CreateBars) -> None:
+    class Alternating(ConstantWeight):
+        def wanted_weight_bps(self, vector: Sequence[int], weight_bps: int) -> int:
+            return 4_000 if weight_bps < 2_000 else 0
+
+    policy = Alternating(SPEC, ActionSpec(deadband_bps=0))
+    run = run_backtest(policy, create_bars(100), BacktestConfig(limits=UNLIMITED))
+    assert run.targets_bps[:4] == (4_000, 0, 4_000, 0)
+
+
+def test_targets_that_are_given_are_asked_for_as_they_are(create_bars: CreateBars) -> None:
+    bars = create_bars(200)
+    targets = np.array([0, 5_000] * 100, dtype=np.int32)[:199]
+    run = run_targets(targets, build_market([bars], SPEC), 1800, BacktestConfig(limits=UNLIMITED))
+    assert run.targets_bps[1:5].tolist() == [5_000, 0, 5_000, 0]
+    assert (run.weights_bps[2::2] > 4_900).all()
 
 
 def test_future_bars_change_nothing_before_them(create_bars: CreateBars) -> None:
@@ -129,7 +193,9 @@ def test_cash_stays_what_it_is(create_bars: CreateBars) -> None:
 
 def test_buy_and_hold_returns_what_the_price_did(create_bars: CreateBars) -> None:
     bars = create_bars(400, drift_bps=3)
-    config = BacktestConfig(costs=Costs(fee_bps=0, slippage_bps=0, gas_quote=0), limits=UNLIMITED)
+    config = BacktestConfig(
+        costs=Costs(fee_bps=0, slippage_bps=0, gas_quote=0, depth_quote=1 << 59, latency_s=0), limits=UNLIMITED
+    )
     figures = run_backtest(BuyAndHold(SPEC, ActionSpec(max_weight_bps=10_000)), bars, config).performance()
     price_bps = int(bars.close_e8[-1] - bars.open_e8[50]) * 10_000 // int(bars.open_e8[50])
     assert abs(figures.total_return_bps - price_bps) <= 1

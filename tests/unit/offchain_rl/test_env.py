@@ -10,12 +10,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from offchain_rl.artefact import ActionSpec
-from offchain_rl.backtest import BacktestConfig, run_backtest
+from offchain_rl.backtest import BacktestConfig, run_backtest, vault_state
 from offchain_rl.env import EnvConfig, TradingEnv, VectorTradingEnv
 from offchain_rl.observation import ObservationSpec, build_observation
 from offchain_rl.policy import ConstantWeight, MovingAverageRule
 from offchain_rl.prices import Bars
-from offchain_rl.spot_vault import Costs, Limits
+from offchain_rl.spot_vault import Costs, Limits, weight_bps_of
 
 SPEC = ObservationSpec(
     lookback=50, vol_window=48, features=("return_z:4", "ma_cross_z:8:48", "log_vol:48", "weight", "drawdown")
@@ -24,7 +24,7 @@ CONFIG = EnvConfig(
     observation=SPEC,
     action=ActionSpec(max_weight_bps=8_000, deadband_bps=300),
     costs=Costs(fee_bps=10, slippage_bps=10, gas_quote=10**6),
-    limits=Limits(max_drawdown_bps=1_500, max_daily_loss_bps=400, max_turnover_bps=12_000),
+    limits=Limits(max_drawdown_bps=1_500, max_daily_loss_bps=400, max_daily_turnover_bps=12_000),
     episode_steps=40,
     bars_per_step=3,
 )
@@ -66,6 +66,44 @@ def test_empty_episode_and_empty_vector_are_refused(create_bars: CreateBars) -> 
         VectorTradingEnv([], CONFIG, 4)
 
 
+def test_amounts_that_do_not_fit_the_compiled_code_are_refused() -> None:
+    with pytest.raises(ValueError, match="start_quote is at most"):
+        EnvConfig(start_quote=1 << 46)
+    with pytest.raises(ValueError, match="asset_unit at most"):
+        EnvConfig(asset_unit=10**18)
+    with pytest.raises(ValueError, match="latency_s is 1800"):
+        EnvConfig(costs=Costs(latency_s=1800))
+
+
+def test_a_vault_that_outgrows_the_compiled_code_is_an_error_and_not_a_wrong_number(create_bars: CreateBars) -> None:
+    bars = create_bars(400, step_bps=1, drift_bps=200)
+    config = replace(CONFIG, start_quote=(1 << 46) // 16, bars_per_step=300, episode_steps=1, costs=Costs(gas_quote=0))
+    env = VectorTradingEnv(bars, config, 4)
+    env.start(1)
+    with pytest.raises(OverflowError, match="give a smaller start_quote"):
+        env.advance(np.full(4, 8_000))
+
+
+def test_bars_of_another_length_than_observed_are_refused(create_bars: CreateBars) -> None:
+    for create in (lambda bars: TradingEnv(bars, CONFIG), lambda bars: VectorTradingEnv(bars, CONFIG, 4)):
+        with pytest.raises(ValueError, match="bars of 3600 s, the observation asks for 1800 s"):
+            create(create_bars(300, bar_s=3600))
+
+
+def test_actions_for_another_number_of_environments_and_starts_without_history_are_refused(
+    create_bars: CreateBars,
+) -> None:
+    env = VectorTradingEnv(create_bars(300), CONFIG, 4)
+    env.start(1)
+    with pytest.raises(ValueError, match="3 actions for 4 environments"):
+        env.advance(np.zeros(3, dtype=np.int32))
+    with pytest.raises(ValueError, match="action 2 is not a number"):
+        env.step(np.array([[0.1], [0.2], [np.nan], [0.3]], dtype=np.float32))
+    for starts in ([], [48], [60, 10_000]):
+        with pytest.raises(ValueError, match="in start_bars"):
+            env.set_starts(np.array(starts, dtype=np.int64))
+
+
 # One environment
 
 
@@ -94,7 +132,8 @@ def test_observation_is_the_one_an_auditor_computes(create_bars: CreateBars) -> 
     for _ in range(20):
         observation, _, _, _, info = env.step(rng.random(1, dtype=np.float32))
         bar = info["bar"]
-        expected = build_observation(SPEC, bars.close_e8[bar - 49 : bar + 1].tolist(), env.vault.observe())
+        state = vault_state(env.vault, CONFIG.start_quote)
+        expected = build_observation(SPEC, bars.close_e8[bar - 49 : bar + 1].tolist(), state)
         assert tuple(observation.tolist()) == expected.vector
 
 
@@ -129,7 +168,7 @@ def test_trade_is_filled_after_the_decision(create_bars: CreateBars) -> None:
         low_e8=bars.low_e8,
         close_e8=bars.close_e8,
     )
-    env = TradingEnv(bars, replace(CONFIG, costs=Costs(fee_bps=0, slippage_bps=0, gas_quote=0)))
+    env = TradingEnv(bars, replace(CONFIG, costs=Costs(fee_bps=0, slippage_bps=0, gas_quote=0, latency_s=0)))
     env.reset(options={"start": 60})
     info = env.step(np.ones(1, dtype=np.float32))[4]
     # 80 % of the value was bought 1 % above the market.
@@ -156,65 +195,127 @@ def test_environment_and_backtest_agree_to_the_last_unit(create_bars: CreateBars
     )
     env = TradingEnv(bars, config)
     env.reset(options={"start": 49})
-    values = [env.step(np.array([0.625], dtype=np.float32))[4]["value"] for _ in range(250)]
+    infos = [env.step(np.array([0.625], dtype=np.float32))[4] for _ in range(250)]
+    values = [info["value"] - info["gas_spent"] for info in infos]
     assert tuple(values) == run.values[1:]
 
 
 # Many environments
 
 
-def test_vector_environment_follows_the_single_one(create_bars: CreateBars) -> None:
-    """The single environment counts in integers, the vector in floats: they differ by rounding only."""
-    bars, ends = create_bars(400, step_bps=150), {"terminated": 0, "truncated": 0}
-    config = replace(CONFIG, limits=replace(CONFIG.limits, max_drawdown_bps=450))
-    single, vector = TradingEnv(bars, config), VectorTradingEnv(bars, config, 1, starts_flat=True)
+def test_gymnasium_s_vector_interface_is_kept(create_bars: CreateBars) -> None:
+    env = VectorTradingEnv(create_bars(300), CONFIG, 3)
+    first, info = env.reset(seed=1)
+    assert env.observation_space.contains(first)
+    assert info == {}
+    env.action_space.seed(1)
+    for _ in range(CONFIG.episode_steps):
+        observations, rewards, terminated, truncated, info = env.step(env.action_space.sample())
+        assert env.observation_space.contains(observations)
+        assert rewards.shape == terminated.shape == truncated.shape == (3,)
+    assert truncated.any()
+    assert info["_final_obs"].tolist() == (terminated | truncated).tolist()
+    assert info["final_obs"][truncated].tolist() != observations[truncated].tolist()
+
+
+@pytest.mark.parametrize("unit", [10**6, 10**8, 10**12])
+def test_compiled_environments_are_the_plain_one_bit_for_bit(create_bars: CreateBars, unit: int) -> None:
+    """Plain Python with integers of any size, and machine code with 64 bits: the same vaults, in every field."""
+    bars, ended = create_bars(400, step_bps=150), {"terminated": 0, "truncated": 0}
+    limits = replace(CONFIG.limits, max_drawdown_bps=450, hard_drawdown_bps=600)
+    config = replace(CONFIG, limits=limits, asset_unit=unit)
+    plain, compiled = TradingEnv(bars, config), VectorTradingEnv(bars, config, 1)
     rng = np.random.default_rng(0)
-    for episode in range(12):
-        first = vector.reset(seed=episode)
-        observation, _ = single.reset(options={"start": int(vector.bar[0])})
-        assert observation.tolist() == first[0].tolist()
+    seen = compiled.start(seed=3).copy()
+    for _ in range(12):
+        weight_bps = compiled.vaults[0].asset * int(bars.close_e8[compiled.bars_now[0]]) // (100 * unit)
+        plain.reset(options={"start": int(compiled.bars_now[0])})
+        plain.vault = compiled.vaults[0]
+        assert plain._observe().tolist() == seen[0].tolist(), weight_bps
         is_over = False
         while not is_over:
-            share = float(np.float32(rng.random()))
-            observation, reward, terminated, truncated, info = single.step(np.array([share], dtype=np.float32))
-            step = vector.step(np.array([int(share * 8_000 + 0.5)]))
-            assert np.abs(observation - step.final_observations[0]).max() <= 1
-            assert reward == pytest.approx(float(step.rewards[0]), abs=1e-7)
-            assert (terminated, truncated and not terminated) == (step.is_terminated[0], step.is_truncated[0])
+            share = np.float32(rng.random())
+            observation, reward, terminated, truncated, _ = plain.step(np.array([share]))
+            step = compiled.advance(np.array([int(float(share) * 8_000 + 0.5)]))
+            assert observation.tolist() == step.final_observations[0].tolist()
+            assert reward == pytest.approx(float(step.rewards[0]), rel=1e-12, abs=1e-15)
+            assert (terminated, truncated) == (step.is_terminated[0], step.is_truncated[0])
             is_over = terminated or truncated
             if not is_over:
-                assert info["value"] / CONFIG.start_quote == pytest.approx(float(vector.values[0]), abs=1e-7)
-        ends["terminated" if terminated else "truncated"] += 1
-    assert min(ends.values()) > 0
+                assert plain.vault == compiled.vaults[0]
+        seen = step.observations
+        ended["terminated" if terminated else "truncated"] += 1
+    assert min(ended.values()) > 0
 
 
-def test_vector_environment_is_seeded_and_restarts_what_ended(create_bars: CreateBars) -> None:
+def test_a_seed_makes_everything_repeatable_and_episodes_start_again(create_bars: CreateBars) -> None:
     series = [create_bars(300, seed=1), create_bars(260, seed=2)]
     one, other = (VectorTradingEnv(series, CONFIG, 16) for _ in range(2))
-    assert one.reset(seed=7).tolist() == other.reset(seed=7).tolist()
+    assert one.start(seed=7).tolist() == other.start(seed=7).tolist()
     rng = np.random.default_rng(0)
     ended = 0
     for _ in range(60):
         wanted = rng.integers(0, 8_001, 16)
-        ours, theirs = one.step(wanted), other.step(wanted)
+        ours, theirs = one.advance(wanted), other.advance(wanted)
         assert ours.observations.tolist() == theirs.observations.tolist()
         assert ours.rewards.tolist() == theirs.rewards.tolist()
-        done = ours.is_terminated | ours.is_truncated
-        ended += int(done.sum())
-        assert (one._steps[done] == 0).all()
+        ended += int((ours.is_terminated | ours.is_truncated).sum())
     assert ended >= 16
-    assert one.reset(seed=8).tolist() != other.reset(seed=7).tolist()
+    assert one.vaults == other.vaults
+    assert one.start(seed=8).tolist() != other.start(seed=7).tolist()
+    assert one.start().tolist() != one.start().tolist()  # without a seed, the next episodes
+
+
+def test_starts_are_spread_over_all_bars_and_half_of_them_hold_something(create_bars: CreateBars) -> None:
+    env = VectorTradingEnv(create_bars(400), CONFIG, 4096)
+    env.start(1)
+    counts = np.bincount(env.bars_now)[env.start_bars[0] : env.start_bars[-1] + 1]
+    assert len(counts) == len(env.start_bars)
+    assert counts.min() > 0
+    weights = np.array([weight_bps_of(v) for v in env.vaults])
+    assert 0.45 < (weights == 0).mean() < 0.55
+    assert weights.max() > 7_900
+    flat = VectorTradingEnv(create_bars(400), CONFIG, 64, starts_flat=True)
+    flat.start(1)
+    assert all(v.asset == 0 for v in flat.vaults)
+
+
+def test_episodes_start_only_where_they_are_told_to(create_bars: CreateBars) -> None:
+    env = VectorTradingEnv(create_bars(400), CONFIG, 32)
+    env.set_starts(np.array([100, 200]))
+    env.start(1)
+    assert set(env.bars_now.tolist()) == {100, 200}
+
+
+def test_a_snapshot_goes_on_bit_for_bit(create_bars: CreateBars) -> None:
+    bars = create_bars(400)
+    one, other = (VectorTradingEnv(bars, CONFIG, 8) for _ in range(2))
+    one.set_starts(one.start_bars[:100])
+    one.start(5)
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, 8_001, (80, 8))
+    for wanted in actions[:40]:
+        one.advance(wanted)
+    other.restore(one.snapshot())
+    for wanted in actions[40:]:
+        assert one.advance(wanted).observations.tolist() == other.advance(wanted).observations.tolist()
+    assert one.vaults == other.vaults
+    with pytest.raises(ValueError, match="the snapshot has bars of shape"):
+        VectorTradingEnv(bars, CONFIG, 4).restore(one.snapshot())
 
 
 def test_vector_observations_are_known_from_their_past(create_bars: CreateBars) -> None:
     bars = create_bars(400)
     one, other = (VectorTradingEnv(some, CONFIG, 8) for some in (bars, with_other_future(bars, 300)))
-    ours, theirs = one.reset(seed=1), other.reset(seed=1)
+    ours, theirs = one.start(seed=1).copy(), other.start(seed=1).copy()
+    compared = 0
     for _ in range(30):
-        known = one.bar <= 300
+        known = one.bars_now <= 300
+        compared += int(known.sum())
         assert ours[known].tolist() == theirs[known].tolist()
         wanted = np.full(8, 4_000)
-        ours, theirs = one.step(wanted).final_observations, other.step(wanted).final_observations
+        ours, theirs = one.advance(wanted).observations.copy(), other.advance(wanted).observations.copy()
+    assert compared > 100
 
 
 def test_moving_average_rule_earns_in_a_trend(create_bars: CreateBars) -> None:
