@@ -92,7 +92,7 @@ def _tanh_q12_int64(value_q12: Any) -> Any:
 # Every function that the model is made of: numba then finds them wherever they are called. What runs in every bar is
 # inlined, so that a vault stays in registers; what runs when something is ordered is not.
 for _module, _names, _is_inlined in (
-    (spot_vault, "sync pass_bar", True),
+    (spot_vault, "sync close_bar pass_bar", True),
     (spot_vault, "worth_down worth_up mul_div_up is_below_by decayed weight_bps_of drawdown_bps_of is_reducing", False),
     (spot_vault, "open_vault asset_for_down plan _review _may_trade _no_order _pay_gas fill_price", False),
     (spot_vault, "fill slippage_after trade place auction", False),

@@ -531,6 +531,11 @@ def pass_bar(
     """
     if is_rebalance or is_reducing(v):
         v = place(v, is_rebalance, target_bps, decided_s, open_s, fill_price(open_e8, close_e8, t.latency_s, bar_s), t)
+    return close_bar(v, close_e8, close_s, t)
+
+
+def close_bar(v: Vault, close_e8: int, close_s: int, t: Terms) -> Vault:
+    """A round, what the auction of a halted vault sells at it, and a poke."""
     v = sync(v, close_e8, close_s, t)
     return v if v.halted_at_s == 0 else sync(auction(v, close_s, t), close_e8, close_s, t)
 
