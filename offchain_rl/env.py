@@ -122,7 +122,7 @@ class TradingEnv(gymnasium.Env[npt.NDArray[np.int16], npt.NDArray[np.float32]]):
 
     def __init__(self, bars: Bars, config: EnvConfig | None = None) -> None:
         self.config = config or EnvConfig()
-        _check_series([bars], self.config)
+        check_series([bars], self.config)
         self._market, self._params = build_market([bars], self.config.observation), self.config.params()
         self._bars: Any = self._market.bars.tolist()
         self._first, self._last = _start_range(bars, self.config)
@@ -227,10 +227,10 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
         series = (bars,) if isinstance(bars, Bars) else tuple(bars)
         if not series or num_envs < 1:
             raise ValueError("at least one series of bars and one environment")
-        _check_series(series, self.config)
+        check_series(series, self.config)
         self.num_envs, self._starts_flat = num_envs, starts_flat
         self._market, self._params = build_market(series, self.config.observation), self.config.params()
-        self.start_bars = _all_starts(series, self.config)
+        self.start_bars = all_starts(series, self.config)
         self._starts = self.start_bars
         self.single_observation_space = _observation_space(self.config)
         self.single_action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), dtype=np.float32)
@@ -360,7 +360,7 @@ def _observation_space(config: EnvConfig) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(INT16_MIN, INT16_MAX, (len(config.observation.features),), dtype=np.int16)
 
 
-def _check_series(series: Sequence[Bars], config: EnvConfig) -> None:
+def check_series(series: Sequence[Bars], config: EnvConfig) -> None:
     for one in series:
         if one.bar_s != config.observation.bar_s:
             raise ValueError(
@@ -368,7 +368,7 @@ def _check_series(series: Sequence[Bars], config: EnvConfig) -> None:
             )
 
 
-def _all_starts(series: Sequence[Bars], config: EnvConfig) -> IntArray:
+def all_starts(series: Sequence[Bars], config: EnvConfig) -> IntArray:
     offsets = np.cumsum([0, *(len(one) for one in series)])
     ranges = (_start_range(one, config) for one in series)
     return np.concatenate([offset + np.arange(a, b + 1) for offset, (a, b) in zip(offsets, ranges, strict=False)])

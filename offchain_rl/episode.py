@@ -39,7 +39,7 @@ CLOSE_E8: Final = 1
 OPEN_S: Final = 2
 CLOSE_S: Final = 3
 _MASK: Final = (1 << 64) - 1
-_WEIGHT_STEPS: Final = 1 << 15
+WEIGHT_STEPS: Final = 1 << 15
 
 
 class Market(NamedTuple):
@@ -170,6 +170,6 @@ def random_bits(seed: int, index: int, count: int) -> int:
 def draw_start(starts: IntArray, p: Params, seed: int, index: int, count: int) -> tuple[int, int]:
     """The bar and the weight that an episode starts with: half of them flat, the others up to the largest weight."""
     bar = starts[random_bits(seed, index, 2 * count) % len(starts)]
-    step = random_bits(seed, index, 2 * count + 1) % (2 * _WEIGHT_STEPS)
-    weight_bps = max(step - _WEIGHT_STEPS, 0) * p.start_weight_bps // _WEIGHT_STEPS
+    step = random_bits(seed, index, 2 * count + 1) % (2 * WEIGHT_STEPS)
+    weight_bps = max(step - WEIGHT_STEPS, 0) * p.start_weight_bps // WEIGHT_STEPS
     return bar, weight_bps

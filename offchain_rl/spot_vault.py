@@ -41,7 +41,7 @@ from typing import Final, NamedTuple
 BPS: Final = 10_000
 DAY_S: Final = 86_400
 # quote (1e-6) = asset * price_e8 / (unit * this)
-_PRICE_SCALE: Final = 100
+PRICE_SCALE: Final = 100
 # The compiled code's largest value in base units of quote: times any share in basis points it fits an int64.
 MAX_VALUE: Final = 1 << 46
 MAX_SHARE_BPS: Final = 1 << 16
@@ -244,12 +244,12 @@ def mul_div_up(a: int, b: int, c: int) -> int:
 
 def worth_down(asset: int, price_e8: int, unit: int) -> int:
     """Base units of quote that an amount of the asset is worth, rounded down (`GuardMath.valueDown`)."""
-    return mul_div_down(asset, price_e8, unit * _PRICE_SCALE)
+    return mul_div_down(asset, price_e8, unit * PRICE_SCALE)
 
 
 def worth_up(asset: int, price_e8: int, unit: int) -> int:
     """The same, rounded up."""
-    return mul_div_up(asset, price_e8, unit * _PRICE_SCALE)
+    return mul_div_up(asset, price_e8, unit * PRICE_SCALE)
 
 
 def is_below_by(current: int, base: int, bps: int) -> bool:
@@ -352,7 +352,7 @@ def plan(v: Vault, is_rebalance: bool, target_bps: int, now_s: int, t: Terms) ->
 
 def asset_for_down(worth: int, price_e8: int, unit: int) -> int:
     """Base units of the asset that are worth so much quote, rounded down."""
-    return mul_div_down(worth, unit * _PRICE_SCALE, price_e8)
+    return mul_div_down(worth, unit * PRICE_SCALE, price_e8)
 
 
 def _no_order() -> Planned:
@@ -369,7 +369,7 @@ def _review(v: Vault, side: int, amount: int, now_s: int, t: Terms) -> Planned:
     least = value - value * slippage_bps // BPS
     if side == BUY:
         at_oracle = asset_for_down(amount, v.price_e8, t.unit)
-        least = mul_div_up(least, t.unit * _PRICE_SCALE, v.price_e8)
+        least = mul_div_up(least, t.unit * PRICE_SCALE, v.price_e8)
     else:
         at_oracle = worth_down(amount, v.price_e8, t.unit)
     if at_oracle < least:  # so little that rounding alone is more than the limit allows
@@ -407,7 +407,7 @@ def fill(side: int, amount_in: int, fill_price_e8: int, t: Terms) -> int:
     if side == BUY:
         price_e8 = -(-fill_price_e8 * (BPS + t.slippage_bps) // BPS)
         price_e8 = mul_div_up(price_e8, t.depth_quote + net, t.depth_quote)
-        return mul_div_down(net, t.unit * _PRICE_SCALE, price_e8)
+        return mul_div_down(net, t.unit * PRICE_SCALE, price_e8)
     gross = worth_down(net, fill_price_e8 * (BPS - t.slippage_bps) // BPS, t.unit)
     return mul_div_down(gross, t.depth_quote, t.depth_quote + gross)
 
