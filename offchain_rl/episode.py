@@ -102,21 +102,31 @@ def transition(market: Market, p: Params, v: Vault, bar: int, wanted_bps: int) -
     wanted_bps = min(max(wanted_bps, 0), p.max_weight_bps)
     distance = abs(wanted_bps - weight_bps_of(v))
     is_rebalance = distance > 0 and distance >= p.deadband_bps
-    for i in range(p.bars_per_step):
-        now = bar + i
-        v = pass_bar(
-            v,
-            is_rebalance and i == 0,
-            wanted_bps,
-            market.bars[now, CLOSE_S],
-            market.bars[now + 1, OPEN_S],
-            market.bars[now + 1, OPEN_E8],
-            market.bars[now + 1, CLOSE_E8],
-            market.bars[now + 1, CLOSE_S],
-            p.bar_s,
-            p.terms,
-        )
+    v = next_bar(market, p, v, bar, is_rebalance, wanted_bps)
+    return v if p.bars_per_step == 1 else hold(market, p, v, bar + 1, p.bars_per_step - 1)
+
+
+def hold(market: Market, p: Params, v: Vault, bar: int, count: int) -> Vault:
+    """The vault `count` bars after `bar`, with nothing decided in between."""
+    for i in range(count):
+        v = next_bar(market, p, v, bar + i, False, 0)
     return v
+
+
+def next_bar(market: Market, p: Params, v: Vault, bar: int, is_rebalance: bool, wanted_bps: int) -> Vault:
+    """The vault one bar after `bar`, at whose close this was decided."""
+    return pass_bar(
+        v,
+        is_rebalance,
+        wanted_bps,
+        market.bars[bar, CLOSE_S],
+        market.bars[bar + 1, OPEN_S],
+        market.bars[bar + 1, OPEN_E8],
+        market.bars[bar + 1, CLOSE_E8],
+        market.bars[bar + 1, CLOSE_S],
+        p.bar_s,
+        p.terms,
+    )
 
 
 def observation(market: Market, p: Params, v: Vault, bar: int, row: Any) -> None:

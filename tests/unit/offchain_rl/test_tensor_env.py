@@ -42,10 +42,9 @@ def test_nothing_to_run_and_bars_of_another_length_are_refused(create_bars: Crea
         TensorTradingEnv(create_bars(300, bar_s=3600), CONFIG, 4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_device_that_is_not_there_is_an_error(create_bars: CreateBars) -> None:
     with pytest.raises((RuntimeError, AssertionError)):
-        TensorTradingEnv(create_bars(300), CONFIG, 4, device="cuda")
+        TensorTradingEnv(create_bars(300), CONFIG, 4, device=f"cuda:{torch.cuda.device_count()}")
 
 
 def assert_equal_runs(config: EnvConfig, bars: list[Bars], device: str, seed: int = 3) -> int:
