@@ -57,6 +57,8 @@ class Assembly:
     marks: Marks
     # Of each token's round, by the protocol's oracle.
     max_age_s: Mapping[str, int]
+    # Of each token's feed.
+    decimals: Mapping[str, int]
 
     def close(self) -> None:
         """Lets go of the journal and of the connections."""
@@ -132,10 +134,11 @@ def _connect(
     tokens = sorted({*book, *_tokens(readings.fetch(fetch_block(chain)))})
     listed = {token: chain.call(oracle.functions.feedOf(token)) for token in tokens}
     rounds = ChainlinkReader(chain, {token: chain.at("FeedProxy", feed.aggregator) for token, feed in listed.items()})
+    decimals = {token: feed.feedDecimals for token, feed in listed.items()}
     fleet = Fleet(
         agents, chain_id=chain.chain_id, readings=readings, rounds=rounds,
         round_ids=partial(_round_ids, chain, oracle, tokens),
-        decimals={token: feed.feedDecimals for token, feed in listed.items()},
+        decimals=decimals,
         journal=journal, outbox=outbox, reconciler=reconciler, operator=file.limits,
         consensus=ConsensusReader(pool_readers(chain, market)) if settings.consensus else None,
         meter=meter, marks=marks,
@@ -143,7 +146,7 @@ def _connect(
     return Assembly(
         settings=settings, chain=chain, node=node, deployment=deployment, file=file, agents=agents, signers=signers,
         journal=journal, outbox=outbox, reconciler=reconciler, readings=readings, rounds=rounds, fleet=fleet,
-        marks=marks, max_age_s={token: feed.maxAgeS for token, feed in listed.items()},
+        marks=marks, max_age_s={token: feed.maxAgeS for token, feed in listed.items()}, decimals=decimals,
     )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 A failure is reported under the name of what does not hold: a field of the entry (`agentId` … `prices`), or a part of
 the explanation: `explanation` itself when it is missing or forged, `block` when it names none of which the decision
-can be, and `format`, `chain_id`, `vault`, `artefact`, `observation`, `decision`, `intent`, `consensus`, `review`,
-`text`. What the explanation says about a field of the entry is reported under the entry's name, wherever it says it.
+can be, and `format`, `chain_id`, `vault`, `artefact`, `observation`, `decision`, `intent`, `interval`, `consensus`,
+`review`, `text`. What the explanation says about a field of the entry is reported under the entry's name, wherever it
+says it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from typing import Any, Protocol
 
 from agents.constitution import consensus_clauses
 from agents.cycle import ORDER_LIFETIME_S, RoundSource, VaultSource, explain, observe
-from agents.explanation import DocumentStore, ExplanationForged, ExplanationMissing, plain
+from agents.explanation import (
+    FORMAT,
+    FORMAT_WITHOUT_INTERVAL,
+    DocumentStore,
+    ExplanationForged,
+    ExplanationMissing,
+    plain,
+)
 from agents.intent import Intent, plan_intent
 from agents.ledger import LedgerEntry
 from offchain_rl.artefact import Artefact
@@ -150,7 +158,11 @@ class Auditor:
             return
         consensus = self._compared_again(document, vault, intent)
         broken = consensus_clauses(intent, vault, consensus)
-        again = explain(self.chain_id, artefact, vault, observation, decision, intent, broken, consensus)
+        is_older = document.get("format") == FORMAT_WITHOUT_INTERVAL
+        again = explain(
+            self.chain_id, artefact, vault, observation, decision, intent, broken, consensus,
+            document_format=FORMAT_WITHOUT_INTERVAL if is_older else FORMAT,
+        )  # fmt: skip
         yield from _differences(again, document)
         if entry.fields["amountOut"] < intent.min_amount_out:
             expected = f"at least {intent.min_amount_out}"

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from agents.constitution import BrokenClause, OperatorLimits, review
 from agents.errors import Misconfigured
 from agents.execution import Execution, Order, Outcome
-from agents.explanation import FORMAT, DocumentStore, plain
+from agents.explanation import FORMAT, FORMAT_WITHOUT_INTERVAL, DocumentStore, plain
 from agents.intent import Intent, plan_intent, weight_bps
 from agents.journal import Journal
 from offchain_rl.artefact import Artefact
+from offchain_rl.calibration import next_return_interval
 from offchain_rl.observation import (
     BadObservation,
     Observation,
@@ -165,7 +166,7 @@ def sampled_answers(
     end_s = vault.block.timestamp_s + 1  # what the block knows, it knows
     history = rounds.fetch_since(position.round, end_s - spec.bar_s * (spec.lookback - 1))
     priced = [
-        PriceRound(round_id=r.round_id, answer_e8=_to_e8(r.answer, decimals), updated_at_s=r.updated_at_s)
+        PriceRound(round_id=r.round_id, answer_e8=to_e8(r.answer, decimals), updated_at_s=r.updated_at_s)
         for r in history
     ]
     return sample_rounds(priced, end_s=end_s, bar_s=spec.bar_s, count=spec.lookback)
@@ -190,11 +191,15 @@ def explain(
     intent: Intent,
     broken: tuple[BrokenClause, ...],
     consensus: Consensus | None = None,
+    document_format: str = FORMAT,
 ) -> dict[str, Any]:
-    """The document whose hash goes into the ledger: what was known, what was decided, what was wanted."""
+    """The document whose hash goes into the ledger: what was known, what was decided, what was wanted.
+
+    `document_format`: FORMAT, or FORMAT_WITHOUT_INTERVAL for an auditor who compares with an older one.
+    """
     observed = observation_hash(observation)
-    document = {
-        "format": FORMAT,
+    document: dict[str, Any] = {
+        "format": document_format,
         "chain_id": chain_id,
         "vault": as_plain(vault),
         "artefact": {"hash": artefact.artefact_hash, "name": artefact.name, "kind": artefact.kind},
@@ -227,6 +232,10 @@ def explain(
     }
     if consensus:
         document["consensus"] = consensus.as_plain()
+    if document_format != FORMAT_WITHOUT_INTERVAL:
+        interval = next_return_interval(observation.answers_e8, bar_s=artefact.observation.bar_s)
+        # Empty where the policy looks at too little history for one.
+        document["interval"] = interval.to_dict() if interval else {}
     plain_document: dict[str, Any] = plain(document)
     return plain_document
 
@@ -248,5 +257,6 @@ def _percent(bps: int) -> str:
     return f"{bps // 100}.{bps % 100:02d} %"
 
 
-def _to_e8(answer: int, decimals: int) -> int:
+def to_e8(answer: int, decimals: int) -> int:
+    """A feed's answer with 8 decimals, rounded down."""
     return answer * 10 ** (8 - decimals) if decimals <= 8 else answer // 10 ** (decimals - 8)

@@ -16,7 +16,9 @@ from typing import Any
 from agents.errors import Misconfigured
 from offchain_rl.artefact import canonical_bytes, hash_bytes
 
-FORMAT = "marketflow/explanation/1"
+FORMAT = "marketflow/explanation/2"
+# What agents wrote before explanations had the interval of the next return; audited as it was.
+FORMAT_WITHOUT_INTERVAL = "marketflow/explanation/1"
 
 
 class ExplanationMissing(LookupError):

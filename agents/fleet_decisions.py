@@ -27,6 +27,7 @@ from agents.execution import Order
 from agents.explanation import FORMAT, plain
 from agents.intent import Intent, plan_intent
 from offchain_rl.artefact import Artefact, canonical_bytes
+from offchain_rl.calibration import next_return_interval
 from offchain_rl.observation import (
     OBSERVATION_TAG,
     BadObservation,
@@ -207,6 +208,7 @@ class _Wish:
 
     agent: FleetAgent
     asset: str
+    window: _Window
     observation: Observation | None = None
     observation_hash: str = ""
     silent_because: str = ""
@@ -240,6 +242,12 @@ class _Window:
         """An unfinished hash of what all observations begin with: `Observation.to_bytes` up to the vault."""
         words = _words(len(self.answers), *self.answers)
         return _KECCAK.new(OBSERVATION_TAG + self._spec.spec_hash() + words)
+
+    @cached_property
+    def interval(self) -> str:
+        """The interval of the next return as it stands in explanations."""
+        found = next_return_interval(self.answers, bar_s=self._spec.bar_s)
+        return canonical_bytes(plain(found.to_dict())).decode() if found else "{}"
 
     def observe(self, state: VaultState) -> tuple[Observation, str]:
         """As `build_observation`, and its hash. Raises BadObservation."""
@@ -283,8 +291,8 @@ def _observed(fleet: FleetDecider, agent: FleetAgent) -> list[_Wish] | Exception
 
 
 def _wish(fleet: FleetDecider, agent: FleetAgent, vault: VaultReading, position: PositionReading) -> _Wish:
-    wish = _Wish(agent=agent, asset=position.token)
     window = fleet.window(agent.artefact.spec, vault, position)
+    wish = _Wish(agent=agent, asset=position.token, window=window)
     if window.silent_because:
         wish.silent_because = window.silent_because
         return wish
@@ -386,6 +394,7 @@ def _document(
         f'"entry":{_entry(vault, wish, intent)},"format":{_text(FORMAT)},'
         f'"intent":{{"amount_in":"{intent.amount_in}","asset":{_text(intent.asset)},'
         f'"is_buy":{_boolean(intent.is_buy)},"min_amount_out":"{intent.min_amount_out}","value":"{intent.value}"}},'
+        f'"interval":{wish.window.interval},'
         f'"observation":{_observed_part(vault, wish)},'
         f'"review":[{",".join(_clause(b) for b in broken)}],"text":{_text(text)},"vault":{_vault(vault)}}}'
     ).encode()

@@ -3,7 +3,7 @@
     run, status, positions, pnl, top            the daemon, and what it is doing
     check-accounts, repair                      whether everything agrees, and making it so
     pause, resume, close-all                    asking a running daemon, through its journal
-    explain, export                             why, and everything
+    explain, intervals, export                  why, how well it was foreseen, and everything
     new-key, new-keyring                        encrypted keys
 
 What is heavy is imported by the command that needs it: help comes at once.
@@ -72,9 +72,12 @@ def _is_foreseen(error: Exception) -> bool:
     from agents.explanation import ExplanationForged
     from agents.ledger import LedgerBroken
     from agents.localnet.evm import CallReverted
+    from offchain_rl.calibration import BadInterval
     from oracle.errors import OracleError
 
-    return isinstance(error, OracleError | Web3Exception | CallReverted | LedgerBroken | ExplanationForged)
+    return isinstance(
+        error, OracleError | Web3Exception | CallReverted | LedgerBroken | ExplanationForged | BadInterval
+    )
 
 
 def fail(sentence: str, code: int) -> None:
@@ -540,6 +543,27 @@ def explain(trade: str, as_json: bool) -> None:
         view = fetch_explanation(settings, journal, trade)
     lines = explain_lines(view, symbols_of(settings), quote_decimals(settings))
     show(view, lines, as_json=as_json)
+
+
+@agent.command()
+@click.option("--since", default="0", help="Only what was decided from then on: unix seconds, or a date (UTC).")
+@operating
+def intervals(since: str, as_json: bool) -> None:
+    """How well the next moves of prices were foreseen: the intervals that explanations hold, by the rounds that came
+    after them. It says how often prices stayed inside, how wide the intervals were, and their interval score.
+
+    \b
+    marketflow agent intervals --since 2026-01-01
+    """
+    from agents.interval_scores import score_lines
+    from agents.operator_look import fetch_intervals, looking, require_journal
+    from agents.operator_view import parse_since
+
+    settings, since_s = _settings(), parse_since(since)
+    require_journal(settings)
+    with looking(settings) as assembly:
+        view = fetch_intervals(assembly, since_s=since_s)
+    show(view, score_lines(view), as_json=as_json)
 
 
 @agent.command()

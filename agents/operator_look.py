@@ -22,6 +22,7 @@ from agents.deployments import load_deployment
 from agents.errors import AgentError, Misconfigured
 from agents.explanation import ExplanationForged, plain
 from agents.fleet import PAUSED
+from agents.interval_scores import score_explanations, score_view
 from agents.journal import Journal
 from agents.ledger import LedgerEntry, entries_in
 from agents.manifest import load_artefact
@@ -383,6 +384,24 @@ def _entry(entry: LedgerEntry) -> dict[str, Any]:
     fields: dict[str, Any] = plain(entry.fields)
     place = {name: getattr(entry, name) for name in ("id", "vault", "block", "transaction_hash")}
     return place | fields
+
+
+# Intervals
+
+
+def fetch_intervals(assembly: Assembly, *, since_s: int) -> dict[str, Any]:
+    """What the intervals were worth that were stored with decisions made since then. Raises ExplanationForged, and what
+    a node or a feed raises: without later rounds there is nothing to say."""
+    head, journal = assembly.node.head(), assembly.journal
+    tokens = sorted(assembly.max_age_s)
+    ages = dict.fromkeys(tokens, head.timestamp_s)  # a round is not the wrong one for being old
+    latest = assembly.rounds.fetch_latest(tokens, now_s=head.timestamp_s, max_age_s=ages, block=head.number)
+    names = (row["explanation_hash"] for row in journal_rows(journal) if row["decided_at_s"] >= since_s)
+    documents = (document for name in names if (document := _document(journal, name)) is not None)
+    found = score_explanations(
+        documents, assembly.rounds, latest, decimals=assembly.decimals, now_s=head.timestamp_s
+    )
+    return {"block": head.number, "since_s": since_s} | score_view(found)
 
 
 # Export

@@ -70,6 +70,13 @@ def percent(bps: int) -> str:
     return f"{'-' if bps < 0 else ''}{abs(bps) // 100}.{abs(bps) % 100:02d} %"
 
 
+def change_text(log2_q24: int) -> str:
+    """A return, given as base-two logarithm in q24, in percent of the price before; for people only."""
+    with localcontext(prec=30):
+        share = Decimal(2) ** (Decimal(log2_q24) / (1 << 24)) - 1
+        return f"{share * 100:+.2f} %"
+
+
 def moment(time_s: int) -> str:
     return datetime.fromtimestamp(time_s, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -467,6 +474,10 @@ def _document_lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"Seen: {seen}; round {observation['last_round'].get('round_id', '?')}, vault {vault['state'].lower()}."
     wanted = percent(int(decision["wanted_weight_bps"]))
     yield f"Decided: a weight of {wanted} by {document['artefact']['name']}: {decision['reason']}."
+    if said := document.get("interval"):
+        low, high = (change_text(int(said[name])) for name in ("low_q24", "high_q24"))
+        share = percent(int(said["coverage_bps"]))
+        yield f"Expected: a move of {low} to {high} within {said['horizon_s']} s, in {share} of all cases."
     broken = "; ".join(f"{clause['clause']} ({clause['detail']})" for clause in document["review"])
     yield f"Reviewed: {f'denied by {broken}' if broken else 'nothing against it'}."
     yield f"In its words: {document['text']}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.contracts import EventLog, decode_logs
 from agents.demo import Demo, Strategy, count_by_name
+from agents.interval_scores import score_explanations, score_lines, score_view
 from agents.ledger import LedgerEntry, fetch_entries, verify_chain
 from oracle.vault_state import Reason, VaultState
 
@@ -37,6 +38,7 @@ def read_report(demo: Demo, *, evm_name: str, timing_s: dict[str, float]) -> dic
         "recalls": _count(events, "CapitalRecalled"),
         "settlements": _settlements(events),
         "audit": _audit(demo, strategies, entries),
+        "intervals": _intervals(demo, strategies),
         "timing": {name: round(seconds, 1) for name, seconds in timing_s.items()},
     }
 
@@ -163,6 +165,16 @@ def _audit(demo: Demo, strategies: Sequence[Strategy], entries: dict[str, list[L
     }
 
 
+def _intervals(demo: Demo, strategies: Sequence[Strategy]) -> dict[str, Any]:
+    """What the intervals were worth that the agents stored with every decision, denied ones too."""
+    names = [step.explanation_hash for s in strategies for _, step in s.steps if step.explanation_hash]
+    now_s = demo.evm.now_s()
+    tokens = [asset.token for asset in demo.market.book.assets]
+    latest = demo.rounds.fetch_latest(tokens, now_s=now_s, max_age_s=dict.fromkeys(tokens, now_s))
+    documents = (demo.documents.get(name) for name in names)
+    return score_view(score_explanations(documents, demo.rounds, latest, decimals=demo.decimals, now_s=now_s))
+
+
 def format_report(report: dict[str, Any]) -> str:
     """The table for people."""
     lines = [f"{'strategy':<18}{'kind':<10}{'trades':>7}{'profit':>13}{'state':>10}  artefact"]
@@ -183,6 +195,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"guard       {report['reductions']} times reduce-only, {report['halts']} halted, "
         f"{report['auction_fills']} lots auctioned",
         f"rewards     {paid:,.0f} tokens paid, {taken:,.0f} taken back in {len(report['settlements'])} settlements",
+        *score_lines(report["intervals"]),
     ]
     return "\n".join(lines)
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from agents.audit import Finding
-from agents.explanation import DocumentStore
+from agents.explanation import FORMAT_WITHOUT_INTERVAL, DocumentStore
 from agents.ledger import LedgerEntry
 from offchain_rl.artefact import ActionSpec, hash_bytes
+from offchain_rl.calibration import MIN_ANSWERS
+from offchain_rl.observation import ObservationSpec
 from tests.contracts.world import World
 from tests.e2e.conftest import SPEC, Agent, borrowed, moving_average, put_in_office
 
@@ -205,6 +207,60 @@ def test_an_explanation_that_leaves_a_part_out_is_found_out(case: Case, part: st
 def test_an_explanation_that_says_more_than_follows_is_found_out(case: Case) -> None:
     assert case.committed(case.document() | {"promise": "It will rise."}) == {"promise"}
     assert case.committed(case.document() | {"review": [{"clause": "dust", "detail": "none"}]}) == {"review"}
+
+
+# The interval of the next return
+
+
+@pytest.fixture(scope="module")
+def foresighted(deployed: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent that looks at enough history for an interval, and has bought."""
+    spec = ObservationSpec(bar_s=60, lookback=MIN_ANSWERS + 1, vol_window=120, features=SPEC.features)
+    with borrowed(deployed) as world:
+        agent = put_in_office(world, tmp_path_factory.mktemp("foresighted"), moving_average(observation=spec))
+        agent.bars(*[2000, 2004, 1998] * 5, 2010, 2030)
+        agent.run()
+        yield agent
+        agent.journal.close()
+
+
+@pytest.fixture
+def promise(foresighted: Agent, tmp_path: Path) -> Case:
+    """A trade whose explanation has an interval."""
+    folder = tmp_path / "promises"
+    shutil.copytree(foresighted.folder / "explanations", folder)
+    [entry] = foresighted.entries()
+    return Case(agent=foresighted, entry=entry, folder=folder)
+
+
+@pytest.mark.parametrize("part", ["low_q24", "high_q24", "horizon_s", "coverage_bps", "method"])
+def test_an_interval_that_does_not_follow_from_the_rounds_is_found_out(promise: Case, part: str) -> None:
+    assert promise.audit() == []
+    document = changed(promise.document(), f"interval.{part}")
+    assert promise.committed(document) == {"interval"}
+    assert promise.forged(document) == {"explanation", "interval"}
+
+
+@pytest.mark.parametrize("interval", [None, {}, "wide", {"low_q24": "-1", "high_q24": "1"}])
+def test_an_interval_that_was_left_out_is_found_out(promise: Case, interval: Any) -> None:
+    assert promise.committed(promise.document() | {"interval": interval}) == {"interval"}
+    document = promise.document()
+    del document["interval"]
+    assert promise.committed(document) == {"interval"}
+
+
+def test_an_interval_where_there_was_too_little_history_for_one_is_found_out(case: Case, promise: Case) -> None:
+    assert case.document()["interval"] == {}
+    assert case.committed(case.document() | {"interval": promise.document()["interval"]}) == {"interval"}
+
+
+def test_an_older_explanation_has_no_interval_and_holds_as_before(case: Case, promise: Case) -> None:
+    for made in (case, promise):
+        older = made.document() | {"format": FORMAT_WITHOUT_INTERVAL}
+        assert made.committed(older) == {"interval"}, "no older agent wrote one"
+        del older["interval"]
+        assert made.committed(older) == set()
+        assert made.committed(changed(older, "decision.reason")) == {"decision"}
 
 
 @pytest.mark.parametrize(

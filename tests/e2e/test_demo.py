@@ -96,6 +96,16 @@ def test_every_explained_trade_holds_and_the_rogue_s_are_unexplained(reports: li
     assert report["trades"] == report["audit"]["checked"] + rogue["trades"]
 
 
+def test_the_intervals_of_all_decisions_are_scored(reports: list[dict[str, Any]]) -> None:
+    """Too few decisions for a verdict, and each is accounted for."""
+    found = reports[0]["intervals"]
+    counted = sum(found[name] for name in ("without", "repeated", "pending", "unpriced"))
+    assert found["explanations"] == counted + found["score"]["rows"]
+    assert found["explanations"] >= reports[0]["audit"]["checked"]
+    assert found["score"]["rows"] > 0
+    assert 0 < found["score"]["mean_width_bps"] < 1000
+
+
 def test_the_rogue_met_the_clauses_that_need_no_luck(reports: list[dict[str, Any]]) -> None:
     assert reports[0]["refusals"].keys() >= {
         "VaultNotSigningKey", "VaultDeadlinePassed", "VaultWrongNonce", "VaultWrongArtefact", "VaultUnexplained",

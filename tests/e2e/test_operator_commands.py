@@ -34,9 +34,11 @@ from agents.journal import Journal, Note
 from agents.operator_view import exact
 from agents.settings import Settings
 from agents.signer import Keyring, address_of, load_keyfile
+from offchain_rl.calibration import MIN_ANSWERS
+from offchain_rl.observation import ObservationSpec
 from oracle.chain import BlockRef
 from tests.contracts.world import usd
-from tests.e2e.conftest import BAR_S, Agent, Hire, constant
+from tests.e2e.conftest import BAR_S, SPEC, Agent, Hire, constant, moving_average
 from tests.e2e.daemons import PASSPHRASE, write_files
 
 NAME = "eth-trend"
@@ -272,10 +274,15 @@ def terminal(operator: Operator) -> Iterator[Callable[..., Terminal]]:
 # What every command refuses
 
 
-LOOKING = ["status", "positions", "pnl", "check-accounts", "repair", "close-all", "pause", "resume", "export", "top"]
+LOOKING = [
+    "status", "positions", "pnl", "check-accounts", "repair", "close-all", "pause", "resume", "export", "top",
+    "intervals",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["status", "pnl", "repair", "close-all", "pause", "resume", "export", "top"])
+@pytest.mark.parametrize(
+    "command", ["status", "pnl", "repair", "close-all", "pause", "resume", "export", "top", "intervals"]
+)
 def test_a_command_that_looks_does_not_begin_a_journal(command: str, operator: Operator, tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "journal.sqlite"
     operator.env["MARKETFLOW_JOURNAL"] = str(path)
@@ -289,13 +296,13 @@ def test_a_setting_that_is_wrong_is_named_with_exit_code_78(command: str, operat
     assert "MARKETFLOW_FINALITY_BLOCKS" in operator.refused(command, code=78)
 
 
-@pytest.mark.parametrize("command", ["positions", "pnl", "check-accounts", "repair", "close-all"])
+@pytest.mark.parametrize("command", ["positions", "pnl", "check-accounts", "repair", "close-all", "intervals"])
 def test_a_node_of_another_chain_is_refused(command: str, operator: Operator) -> None:
     operator.env["MARKETFLOW_CHAIN_ID"] = "1"
     assert "chain 1" in operator.refused(command, code=78)
 
 
-@pytest.mark.parametrize("command", ["positions", "pnl", "check-accounts", "repair"])
+@pytest.mark.parametrize("command", ["positions", "pnl", "check-accounts", "repair", "intervals"])
 def test_a_node_that_is_not_there_ends_in_one_sentence(command: str, operator: Operator) -> None:
     operator.env["MARKETFLOW_RPC_URLS"] = "http://127.0.0.1:9/secret-key-of-a-node"
     assert "secret" not in operator.refused(command)
@@ -851,6 +858,80 @@ def keep_document(operator: Operator, document: Mapping[str, Any]) -> bytes:
         "INSERT OR IGNORE INTO documents VALUES (?, ?)", (explanation_hash(document), content)
     )
     return content
+
+
+# How well it was foreseen
+
+
+@pytest.fixture
+def foresighted(hire: Hire) -> Operator:
+    """Of an agent that looks at enough history for an interval, and has bought after a calm time."""
+    spec = ObservationSpec(bar_s=BAR_S // 10, lookback=MIN_ANSWERS + 1, vol_window=120, features=SPEC.features)
+    agent = hire(moving_average(observation=spec))
+    agent.bars(*[2000, 2002, 1999] * 5, 2004, 2008)
+    operator = put_to_work(agent)
+    [step] = agent.run()
+    assert step.outcome
+    keep_document(operator, agent.documents.get(step.explanation_hash))
+    return operator
+
+
+def test_an_interval_waits_for_its_horizon_and_is_then_scored(foresighted: Operator) -> None:
+    view = foresighted.json("intervals")
+    assert (view["explanations"], view["pending"], view["score"]) == (1, 1, None)
+    foresighted.agent.bar(2008)
+    view = foresighted.json("intervals")
+    assert (view["pending"], view["score"]["rows"], view["score"]["coverage"]) == (0, 1, 1.0)
+    assert view["score"]["verdict"] == "NOT ENOUGH DATA"
+    said = foresighted.run("intervals").stdout
+    assert "1 scored of 1 explanation\n" in said
+    assert "NOT ENOUGH DATA" in said
+
+
+def test_a_move_that_nobody_foresaw_is_outside(foresighted: Operator) -> None:
+    """The price falls by a tenth before the horizon ends."""
+    world = foresighted.agent.world
+    world.travel(BAR_S // 30)
+    world.set_price("ETH", 1800)
+    foresighted.agent.bar(2008)
+    assert foresighted.json("intervals")["score"]["coverage"] == 0.0
+
+
+def test_only_decisions_since_then_are_scored(foresighted: Operator) -> None:
+    foresighted.agent.bar(2008)
+    assert foresighted.json("intervals", "--since", "2999-01-01")["explanations"] == 0
+    assert "is no time" in foresighted.refused("intervals", "--since", "soon", code=78)
+
+
+def test_a_decision_without_an_interval_is_counted(trader: Operator) -> None:
+    [row] = trader.journal.rows()
+    keep_document(trader, trader.agent.documents.get(row["explanation_hash"]))
+    view = trader.json("intervals")
+    assert (view["explanations"], view["without"], view["score"]) == (1, 1, None)
+
+
+def test_the_interval_is_told_in_words(foresighted: Operator) -> None:
+    [row] = foresighted.journal.rows()
+    document = foresighted.json("explain", row["id"])["explanation"]
+    said = foresighted.run("explain", row["id"]).stdout
+    assert f"within {BAR_S // 10} s, in 90.00 % of all cases" in said
+    assert document["interval"]["horizon_s"] == str(BAR_S // 10)
+
+
+def test_an_interval_that_says_nothing_ends_in_one_sentence(foresighted: Operator) -> None:
+    """A document that hashes to its name, as another program may have written it."""
+    [row] = foresighted.journal.rows()
+    document = foresighted.agent.documents.get(row["explanation_hash"]) | {"interval": {"low_q24": "-1"}}
+    keep_document(foresighted, document)
+    change = "UPDATE decisions SET explanation_hash = ?"
+    foresighted.journal._execute(change, (explanation_hash(document),))
+    assert "is no interval" in foresighted.refused("intervals")
+
+
+def test_an_interval_that_was_changed_in_the_journal_is_refused(foresighted: Operator) -> None:
+    [row] = foresighted.journal.rows()
+    foresighted.journal._execute("UPDATE documents SET content = ?", (b'{"interval":{}}',))
+    assert row["explanation_hash"] in foresighted.refused("intervals")
 
 
 def test_an_export_has_everything_in_order_and_no_signed_bytes(trader: Operator, tmp_path: Path) -> None:

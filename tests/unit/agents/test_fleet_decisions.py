@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from agents.errors import Misconfigured
 from agents.execution import Ended, Order, Outcome
 from agents.fleet_decisions import AgentDecision, FleetAgent, LoadedArtefact, decide_fleet
 from offchain_rl.artefact import ActionSpec, Artefact, canonical_bytes, hash_bytes
+from offchain_rl.calibration import MIN_ANSWERS, ReturnInterval, next_return_interval
 from offchain_rl.observation import ObservationSpec, observation_hash
 from oracle.chain import BlockRef
 from oracle.chainlink import Round
@@ -32,6 +34,8 @@ DECIMALS = {ETH: 8, BTC: 18, TINY: 8, NEW: 8}
 SHORT = ObservationSpec(bar_s=600, lookback=9, vol_window=8, features=("ma_cross_z:2:4", "weight", "log_vol:3"))
 LONG = ObservationSpec(bar_s=300, lookback=25, vol_window=12, features=("drawdown", "return_z:6", "weight"))
 BLIND = ObservationSpec(bar_s=300, lookback=3, vol_window=2, features=("weight",))
+# Enough answers for an interval of the next return.
+FAR = ObservationSpec(bar_s=100, lookback=MIN_ANSWERS + 11, vol_window=99, features=("return_z:60", "weight"))
 
 
 class Feeds:
@@ -106,9 +110,11 @@ ARTEFACTS = [
         network(1, SHORT), network(2, SHORT), network(3, LONG), artefact("moving_average", SHORT, CROSSING),
         artefact("constant", LONG, {"weight_bps": 4000}), artefact("constant", BLIND, {"weight_bps": 0}),
         artefact("buy_and_hold", SHORT, {}), artefact("hold", LONG, {}),
+        artefact("constant", FAR, {"weight_bps": 3000}), network(4, FAR),
     )
 ]  # fmt: skip
 CONSTANT, NOTHING = ARTEFACTS[4:6]
+FAR_SIGHTED = ARTEFACTS[8]
 
 
 def any_vault(rng: random.Random, number: int, approved: LoadedArtefact) -> VaultReading:
@@ -273,6 +279,31 @@ def test_a_fleet_decides_to_the_last_byte_what_each_agent_decides_alone(
     assert any(found.order and not found.step.intent.is_buy for found in seen)  # type: ignore[union-attr]
     assert any(found.step.broken for found in seen)
     assert any(found.step.silent_because for found in seen)
+    assert {b'"interval":{}' in found.document for found in seen if found.document} == {True, False}
+
+
+def test_a_decision_is_stored_with_the_interval_of_what_it_was_made_on() -> None:
+    [found] = one(wanting(wants=FAR_SIGHTED)).steps
+    assert found.step.observation is not None
+    expected = next_return_interval(found.step.observation.answers_e8, bar_s=FAR.bar_s)
+    assert ReturnInterval.from_dict(json.loads(found.document)["interval"]) == expected
+
+
+def test_a_decision_on_too_little_history_is_stored_with_an_empty_interval() -> None:
+    [found] = one(wanting()).steps
+    assert json.loads(found.document)["interval"] == {}
+
+
+def test_the_interval_of_an_asset_is_computed_once_for_all_who_see_it_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(answers_e8: Any, *, bar_s: int) -> Any:
+        asked.append(bar_s)
+        return next_return_interval(answers_e8, bar_s=bar_s)
+
+    monkeypatch.setattr("agents.fleet_decisions.next_return_interval", counted)
+    decide([wanting(wants=FAR_SIGHTED, address=f"0x{n:040x}") for n in range(20)], rounds=Feeds())
+    assert asked == [FAR.bar_s]
 
 
 def test_the_names_of_documents_and_observations_are_their_hashes() -> None:
