@@ -16,15 +16,18 @@ ORACLE_ARGS ?=
 CHAOS_ARGS ?=
 SOAK_ARGS ?=
 FLEET_ARGS ?=
+RL_ARGS ?=
+REPORT_ARGS ?=
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install graph subgraph test check demo artifacts gas brownie forge lock clean \
-	attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle
+.PHONY: help install graph subgraph test check demo artifacts gas brownie forge lock clean report-rl \
+	attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle bench-rl \
+	bench-intervals
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## set up .venv, node_modules and the compiler (SOLC=auto|native|npm)
 	@for python in $(PYTHON); do \
@@ -46,6 +49,9 @@ check: install ## lint, artefacts up to date, dependencies consistent
 
 demo: install $(if $(filter 1,$(GRAPH)),graph) ## run the whole circle on a local chain (DEMO_ARGS="...", GRAPH=1)
 	@.venv/bin/ape run demo $(if $(filter 1,$(GRAPH)),--graph) $(DEMO_ARGS)
+
+report-rl: install ## whether a strategy is any good, out of sample, with pictures (REPORT_ARGS="--data prices.csv")
+	@$(RUN) -m offchain_rl.report $(REPORT_ARGS)
 
 attacks: install ## act out every attack on the contracts: what it gains, what it costs, what stops it
 	@$(RUN) -m pytest tests/contracts/attacks -q
@@ -82,6 +88,12 @@ bench-fleet: install ## a thousand agents in one process: from a new price to si
 
 bench-oracle: install ## feeds, histories and Graph answers per second, beside plain web3 and requests
 	@$(RUN) -m benchmarks.oracle $(ORACLE_ARGS)
+
+bench-rl: install ## environment, training and backtest beside their peers, each in steps per second of CPU (RL_ARGS="--quick")
+	@$(RUN) -m benchmarks.rl $(RL_ARGS)
+
+bench-intervals: install ## our intervals of the next return beside rolling quantiles and GARCH, on the same rows
+	@$(RUN) -m benchmarks.calibration
 
 artifacts: install ## compile contracts/ into agents/abi/
 	@$(RUN) tools/build_artifacts.py
