@@ -14,6 +14,7 @@ from agents.errors import Misconfigured
 from agents.genesis import TOKEN_DECIMALS, to_units
 from agents.localnet.market import AddressBook
 from offchain_rl.artefact import Artefact, ArtefactInvalid, ArtefactMismatch, load
+from offchain_rl.verdict import verdict_warnings
 
 NEW_STRATEGY = "0x" + 64 * "0"
 _BASELINES = ("moving_average", "buy_and_hold")
@@ -167,20 +168,24 @@ def load_artefact(path: Path, expected_hash: str | None = None) -> Artefact:
 
 
 def report_warnings(artefact: Artefact) -> list[str]:
-    """What a voter should know about how the artefact did out of sample; empty when its report is good."""
+    """What a voter should know about how the artefact did out of sample; empty for a report whose verdict is PASS."""
     report = artefact.report
     if not report:
         return [f"artefact {artefact.name} has no report: nobody has measured it out of sample"]
-    if (verdict := report.get("verdict")) is not None:
-        return [] if verdict == "good" else [f"the verdict of artefact {artefact.name}'s report is {verdict!r}"]
+    found = verdict_warnings(artefact.name, report)
+    return found if "verdict" in report else found + _worse_returns(artefact.name, report)
+
+
+def _worse_returns(name: str, report: Mapping[str, Any]) -> list[str]:
+    """Without a verdict the bare returns are all there is to go by."""
     try:
         earned = report["policy"]["total_return_bps"]
         others = {"holding cash": 0, **{n.replace("_", " "): report[n]["total_return_bps"] for n in _BASELINES}}
     except (KeyError, TypeError):
-        return [f"artefact {artefact.name} has a report without a verdict"]
+        return []
     return [
-        f"out of sample, artefact {artefact.name} returned {earned / 100:.1f} %, {name} {other / 100:.1f} %"
-        for name, other in others.items()
+        f"out of sample, artefact {name} returned {earned / 100:.1f} %, {what} {other / 100:.1f} %"
+        for what, other in others.items()
         if earned <= other
     ]
 

