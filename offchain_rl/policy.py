@@ -22,6 +22,15 @@ The network. Inputs are the observation's int16 in units of 2**-scale_bits. A la
 `weights * inputs + bias` exactly (int64 is enough, the format's limits see to it), then shifts right to
 q12, to the nearest, halves towards plus infinity. Hidden layers go through `tanh_q12`. The output z
 gives the weight `max_weight_bps * (1 + tanh z) / 2`, to the nearest basis point, halves up.
+
+Many observations at once. `output_q12_array` computes the same integers with float64 matrices, because a
+processor multiplies those several times faster than int64. It may: a float64 holds every integer below 2**53, so sums
+and products of integers that stay below it are exact, in whatever order, on however many threads and with or without
+fused multiplication they are computed; and multiplying by a power of two loses nothing. `BatchEvaluator` works out the
+largest sum its layers can reach for int16 inputs. The format's limits (256 inputs, int16 weights, biases of 48 bits)
+keep it below 2**49, so every artefact is evaluated this way; layers made by hand that go beyond are evaluated with
+int64, and those for which that is too small are refused. How far the integers are from the network they were
+rounded from is proven in `error_bound`.
 """
 
 from __future__ import annotations
@@ -29,13 +38,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul
-from typing import Final, Protocol
+from functools import cache, cached_property
+from operator import add, index, mul
+from typing import Any, Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from offchain_rl.artefact import ActionSpec, Artefact, Layer
 from offchain_rl.fixedpoint import (
+    INT16_MAX,
+    INT16_MIN,
     Q12_BITS,
     Q12_ONE,
     IntArray,
@@ -198,8 +211,8 @@ class MlpPolicy(_Base):
         return squash_to_weight_bps(self.output_q12(vector), self.action.max_weight_bps)
 
     def output_q12(self, vector: Sequence[int]) -> int:
-        """The network's output z before it is squashed, q12."""
-        values, bits = list(vector), self.spec.scale_bits
+        """The network's output z before it is squashed, q12. Raises BadObservation as `output_q12_array`."""
+        values, bits = _checked_vector(vector, self.spec), self.spec.scale_bits
         for i, layer in enumerate(self._layers):
             shift = bits + layer.weight_bits - Q12_BITS
             sums = [sum(map(mul, row, values)) + bias for row, bias in zip(layer.weights, layer.biases, strict=True)]
@@ -209,22 +222,134 @@ class MlpPolicy(_Base):
             bits = Q12_BITS
         return values[0]
 
-    def output_q12_array(self, vectors: IntArray) -> IntArray:
-        """`output_q12` of each row of an int64 matrix, the same bits."""
-        values, bits = np.asarray(vectors, dtype=np.int64), self.spec.scale_bits
-        for i, layer in enumerate(self._layers):
-            shift = bits + layer.weight_bits - Q12_BITS
-            sums = values @ np.array(layer.weights, dtype=np.int64).T + np.array(layer.biases, dtype=np.int64)
-            values = shift_right_round_array(sums, shift) if shift >= 0 else sums << -shift
-            if i < len(self._layers) - 1:
-                values = tanh_q12_array(values)
-            bits = Q12_BITS
-        return values[:, 0]
+    def output_q12_array(self, vectors: npt.NDArray[np.integer[Any]]) -> IntArray:
+        """`output_q12` of each row of a matrix of integers [rows, features], the same bits: int64 [rows].
 
-    def wanted_weight_bps_array(self, vectors: IntArray) -> IntArray:
-        """`wanted_weight_bps` of each row, the same bits."""
+        Raises BadObservation for another shape, for floats, and for a number that is not an int16.
+        """
+        return self._batch.output_q12(_checked_matrix(vectors, self.spec))
+
+    def wanted_weight_bps_array(self, vectors: npt.NDArray[np.integer[Any]]) -> IntArray:
+        """`wanted_weight_bps` of each row, the same bits; raises as `output_q12_array`."""
         squashed = tanh_q12_array(self.output_q12_array(vectors))
         return (self.action.max_weight_bps * (squashed + Q12_ONE) + Q12_ONE) >> (Q12_BITS + 1)
+
+    @cached_property
+    def _batch(self) -> BatchEvaluator:
+        return BatchEvaluator(self._layers, self.spec.scale_bits)
+
+
+# Many at once
+
+# Rows evaluated together: what a layer of 64 makes of them fits a processor's second cache.
+_CHUNK_ROWS: Final = 2048
+# tanh_q12 is the same for all inputs beyond these.
+_TANH_END: Final = 8 << Q12_BITS
+_EXACT_FLOAT64: Final = 1 << 53
+_SAFE_INT64: Final = 1 << 62
+
+
+class BatchEvaluator:
+    """The layers of a network, prepared for many int16 observations at once. Has the bits of `MlpPolicy.output_q12`."""
+
+    def __init__(self, layers: Sequence[Layer], scale_bits: int) -> None:
+        """Raises ValueError for layers whose sums could leave an int64; an artefact's never do."""
+        self._shifts = [scale_bits + layers[0].weight_bits - Q12_BITS, *(layer.weight_bits for layer in layers[1:])]
+        inputs = (-INT16_MIN, *(Q12_ONE for _ in layers[1:]))
+        self.largest_sum = max(map(_largest_sum, layers, self._shifts, inputs))
+        if self.largest_sum >= _SAFE_INT64:
+            raise ValueError(f"a sum of these layers can reach {self.largest_sum}, more than an int64 holds safely")
+        # Whether float64 holds every sum exactly.
+        self.is_float_exact = self.largest_sum < _EXACT_FLOAT64
+        self._integers = [
+            (np.array(layer.weights, dtype=np.int64).T.copy(), np.array(layer.biases, dtype=np.int64))
+            for layer in layers
+        ]
+        self._floats = self._scaled() if self.is_float_exact else []
+
+    def output_q12(self, vectors: npt.NDArray[np.integer[Any]]) -> IntArray:
+        """z of each row of [rows, features], in q12."""
+        result = np.empty(len(vectors), dtype=np.int64)
+        evaluate = self._with_floats if self.is_float_exact else self._with_integers
+        for start in range(0, len(vectors), _CHUNK_ROWS):
+            result[start : start + _CHUNK_ROWS] = evaluate(vectors[start : start + _CHUNK_ROWS])
+        return result
+
+    def _scaled(self) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        """Weights and biases times 2**-shift: then a sum's floor is the shifted integer.
+
+        The bias has half a unit more, which makes the floor a rounding to the nearest, halves up. Of hidden layers it
+        also has the place of zero in the table, so that the sum is an index of it.
+        """
+        scaled = []
+        for number, ((weights, biases), shift) in enumerate(zip(self._integers, self._shifts, strict=True)):
+            half = 0.5 if shift > 0 else 0.0
+            zero = _TANH_END if number < len(self._integers) - 1 else 0
+            scaled.append((np.ldexp(weights, -shift), np.ldexp(biases, -shift) + (half + zero)))
+        return scaled
+
+    def _with_floats(self, vectors: npt.NDArray[np.integer[Any]]) -> IntArray:
+        values, table = vectors.astype(np.float64), _tanh_table()
+        for weights, biases in self._floats[:-1]:
+            sums = values @ weights
+            sums += biases
+            # What lies below the table's first entry or above its last is clipped to it. A conversion cuts towards
+            # zero, so it is the floor from zero up, and below zero the clip makes no difference of it.
+            values = table.take(sums.astype(np.int64), mode="clip")
+        weights, biases = self._floats[-1]
+        return np.floor((values @ weights + biases)[:, 0]).astype(np.int64)
+
+    def _with_integers(self, vectors: npt.NDArray[np.integer[Any]]) -> IntArray:
+        values = vectors.astype(np.int64)
+        for number, ((weights, biases), shift) in enumerate(zip(self._integers, self._shifts, strict=True)):
+            sums = values @ weights + biases
+            values = shift_right_round_array(sums, shift) if shift >= 0 else sums << -shift
+            if number < len(self._integers) - 1:
+                values = tanh_q12_array(values)
+        return values[:, 0]
+
+
+def _largest_sum(layer: Layer, shift: int, largest_input: int) -> int:
+    """What no partial sum of the layer exceeds, in units of its last bit, what rounding and the table add included."""
+    products = (sum(map(abs, row)) * largest_input for row in layer.weights)
+    largest = max(map(add, products, map(abs, layer.biases))) + ((2 * _TANH_END) << max(shift, 0))
+    return largest << max(-shift, 0)
+
+
+@cache
+def _tanh_table() -> npt.NDArray[np.float64]:
+    """tanh_q12 of every integer from -8.0 to 8.0 in q12; beyond, it is the same as at the end."""
+    table = tanh_q12_array(np.arange(-_TANH_END, _TANH_END + 1)).astype(np.float64)
+    table.flags.writeable = False
+    return table
+
+
+def _checked_vector(vector: Sequence[int], spec: ObservationSpec) -> list[int]:
+    """As Python's own integers: those of numpy would overflow."""
+    try:
+        values = [index(number) for number in vector]
+    except TypeError:
+        raise BadObservation("an observation is integers, and one of these is not") from None
+    if len(values) != len(spec.features):
+        raise BadObservation(f"{len(values)} numbers in the vector, the spec has {len(spec.features)} features")
+    if min(values) < INT16_MIN or max(values) > INT16_MAX:
+        place = next(i for i, number in enumerate(values) if not INT16_MIN <= number <= INT16_MAX)
+        raise BadObservation(f"{spec.features[place]} is {values[place]}, which is not an int16")
+    return values
+
+
+def _checked_matrix(vectors: npt.NDArray[np.integer[Any]], spec: ObservationSpec) -> npt.NDArray[np.integer[Any]]:
+    vectors = np.asarray(vectors)
+    if not np.issubdtype(vectors.dtype, np.integer):
+        raise BadObservation(f"observations are integers, not {vectors.dtype}")
+    if vectors.ndim != 2 or vectors.shape[1] != len(spec.features):
+        raise BadObservation(
+            f"observations of shape {list(vectors.shape)}, expected a row of {len(spec.features)} features for each"
+        )
+    if vectors.dtype != np.int16 and (outside := np.argwhere((vectors < INT16_MIN) | (vectors > INT16_MAX))).size:
+        row, place = outside[0].tolist()
+        raise BadObservation(f"row {row}, {spec.features[place]} is {vectors[row, place]}, which is not an int16")
+    return vectors
 
 
 def squash_to_weight_bps(output_q12: int, max_weight_bps: int) -> int:
