@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from agents.contracts import artifact_names, load_artifact
 from agents.explanation import explanation_hash
 from agents.operator_cli import agent
 from offchain_rl.artefact import ArtefactInvalid, ArtefactMismatch, load
+from offchain_rl.quantise import describe_cost
+from offchain_rl.verdict import read_verdict
 
 _FILE = click.Path(path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
@@ -53,9 +56,19 @@ def artefact(file: Path, expect: str | None, as_json: bool) -> None:
             "features": list(found.observation.features),
             "largest weight, bps": found.action.max_weight_bps,
             "deadband, bps": found.action.deadband_bps,
+            "verdict": _verdict(found.report),
+            **({"on-chain evaluation": describe_cost(found).to_dict()} if found.layers else {}),
         },
         as_json,
     )
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    try:
+        verdict = read_verdict(report)
+    except ValueError as error:
+        return str(error)
+    return verdict.outcome if verdict else "none: nobody has asked whether its results are more than luck"
 
 
 @main.command()
