@@ -23,7 +23,10 @@ from agents.errors import Misconfigured
 from agents.explanation import DocumentStore, plain
 from agents.ledger import LedgerBroken, LedgerEntry, entries_in, fetch_entries, verify_chain
 from agents.localnet.market import pool_readers
+from agents.logged_trades import LoggedTrades, log_trades
 from agents.manifest import load_artefact
+from offchain_rl.artefact import Artefact
+from offchain_rl.logged_steps import BadSteps
 from oracle.abi import type_signature
 from oracle.chain import fetch_block
 from oracle.chainlink import ChainlinkReader
@@ -39,9 +42,15 @@ BLOCKS_PER_REQUEST = 10_000
 @click.argument("what")
 @click.option("--artefact", "artefacts", multiple=True, type=click.Path(path_type=Path), help="File; may be repeated.")
 @click.option("--explanations", type=click.Path(path_type=Path), help="Folder of the agent's explanations.")
+@click.option("--steps", type=click.Path(path_type=Path), help="Write the trades that hold here, to be learnt from.")
 @on_chain
 def cli(
-    here: Connection, what: str, artefacts: tuple[Path, ...], explanations: Path | None, as_json: bool
+    here: Connection,
+    what: str,
+    artefacts: tuple[Path, ...],
+    explanations: Path | None,
+    steps: Path | None,
+    as_json: bool,
 ) -> None:
     """Audit the trades of a strategy, or one trade: WHAT is the id of either."""
     found, identity = here.deployed(), parse_hash(what, "strategy or trade")
@@ -63,9 +72,24 @@ def cli(
     failed = sum(1 for verdict in verdicts if verdict["findings"])
     answer: dict[str, Any] = {"vault": vault, "trades": len(entries), "checked": len(audited), "failed": failed}
     answer["ledger"] = broken or "whole"
+    if steps and explanations:
+        findings_of = {verdict["trade"]: verdict["findings"] for verdict in verdicts}
+        logged = log_steps(audited, explanations, loaded, findings_of)
+        answer["steps_hash"] = logged.save(steps, vault)
+        say(f"{logged}; learn from them with python -m offchain_rl.train_offline --behaviour ledger {steps}")
     report(answer, verdicts, as_json=as_json)
     if failed or broken:
         sys.exit(1)
+
+
+def log_steps(
+    entries: list[LedgerEntry], explanations: Path, artefacts: dict[str, Artefact], findings_of: dict[str, list[Any]]
+) -> LoggedTrades:
+    """The audited trades as steps, without those that do not hold. Raises Misconfigured when none is left."""
+    try:
+        return log_trades(entries, DocumentStore(explanations), artefacts, audit=lambda entry: findings_of[entry.id])
+    except BadSteps as error:
+        raise Misconfigured(f"--steps: {error}") from error
 
 
 def find(here: Connection, found: NetworkDeployment, identity: bytes) -> tuple[str, str | None]:

@@ -39,7 +39,7 @@ def options(command: click.Command) -> dict[str, click.Option]:
 
 
 def test_these_are_the_commands():
-    others = "check_data demo feeds history manifests node train".split()
+    others = "check_data demo feeds history manifests node retrain train".split()
     assert {*ON_CHAIN, *others} == set(COMMANDS)
 
 
