@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from agents.errors import Misconfigured
 from agents.logged_trades import NOT_HELD, UNEXPLAINED, log_trades
 from offchain_rl.logged_steps import BadSteps, load_steps
 from offchain_rl.reward import RewardConfig
+from scripts.audit import log_steps
 from tests.contracts.world import usd
 from tests.e2e.conftest import Agent
 
@@ -75,3 +77,14 @@ def test_a_trade_that_does_not_hold_teaches_nothing(traded: Agent) -> None:
     artefacts = {traded.artefact.artefact_hash: traded.artefact}
     with pytest.raises(BadSteps, match=rf"not one of 4 trades can be learnt from \(4 {NOT_HELD}\)"):
         log_trades(traded.entries(), traded.documents, artefacts, audit=lambda entry: traded.audit(entry, artefacts={}))
+
+
+def test_the_audit_command_writes_the_trades_that_hold(traded: Agent, tmp_path: Path) -> None:
+    entries, artefacts = traded.entries(), {traded.artefact.artefact_hash: traded.artefact}
+    findings_of = {entry.id: [] for entry in entries} | {entries[0].id: ["amountIn"]}
+    logged = log_steps(entries, traded.folder / "explanations", artefacts, findings_of)
+    logged.save(tmp_path, "eth")
+    assert (logged.left_out, logged.is_audited) == ({NOT_HELD: 1}, True)
+    assert len(load_steps(tmp_path)) == 3
+    with pytest.raises(Misconfigured, match="--steps: not one of 4 trades"):
+        log_steps(entries, traded.folder / "explanations", artefacts, dict.fromkeys(findings_of, ["amountIn"]))
