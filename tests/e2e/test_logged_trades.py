@@ -87,4 +87,4 @@ def test_the_audit_command_writes_the_trades_that_hold(traded: Agent, tmp_path: 
     assert (logged.left_out, logged.is_audited) == ({NOT_HELD: 1}, True)
     assert len(load_steps(tmp_path)) == 3
     with pytest.raises(Misconfigured, match="--steps: not one of 4 trades"):
-        log_steps(entries, traded.folder / "explanations", artefacts, dict.fromkeys(findings_of, ["amountIn"]))
+        log_steps(entries, traded.folder / "explanations", artefacts, {key: ["amountIn"] for key in findings_of})
