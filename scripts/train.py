@@ -30,6 +30,10 @@ from scripts._chain import in_one_sentence, say, show, warn
 @click.option("--test-days", default=60, show_default=True, help="Days that each fold is measured on.")
 @click.option("--trials", default=None, type=int, help="Configurations tried in all, this one included.")
 @click.option("--no-report", is_flag=True, help="Leave the walk-forward report out; propose will warn of that.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Keep the state of the last training here.")
+@click.option("--resume", is_flag=True, help="Go on from --checkpoint; the report is made again.")
+@click.option("--log", type=click.Path(path_type=Path), help="Add a line of JSON for each update to this file.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output; the rest on standard error.")
 @in_one_sentence
 def cli(
@@ -44,6 +48,10 @@ def cli(
     test_days: int,
     trials: int | None,
     no_report: bool,
+    device: str,
+    checkpoint: Path | None,
+    resume: bool,
+    log: Path | None,
     as_json: bool,
 ) -> None:
     """Train a policy on --data, measure it out of sample, and write it to --out."""
@@ -52,13 +60,16 @@ def cli(
         from offchain_rl import train_ppo
     except ImportError as error:
         raise Misconfigured(str(error)) from error
-    require_writable(out)
+    if resume and not checkpoint:
+        raise Misconfigured("--resume goes on from a checkpoint: name it with --checkpoint")
+    for name_of, path in (("--out", out), ("--checkpoint", checkpoint), ("--log", log)):
+        require_writable(path, name_of)
     bars = load_bars(data)
     others = [load_bars(source) for source in companions or train_ppo.DEFAULT_COMPANIONS.get(data, ())]
     for quality in check_series(bars, *others):
         warn([f"{quality.source}: {check.says}" for check in quality.checks if check.verdict == "warn"])
     try:
-        config = make_config(train_ppo, bars, seed, steps, max_weight_bps)
+        config = make_config(train_ppo, bars, seed, steps, max_weight_bps, device)
         walk = WalkForwardConfig(
             train_bars=train_days * DAY_S // bars.bar_s,
             test_bars=test_days * DAY_S // bars.bar_s,
@@ -70,7 +81,12 @@ def cli(
         report = None if no_report else train_ppo.evaluate_training(bars, others, config, walk, say)
         latest = bars.slice(max(len(bars) - walk.train_bars, 0), len(bars))
         values = report.to_dict() if report else None
-        trained = train_ppo.train(train_ppo.cut_to(latest, others), config, name=name, report=values, log=say)
+        series = train_ppo.cut_to(latest, others)
+        keeping = train_ppo.Keeping(path=checkpoint, is_resumed=resume) if checkpoint else None
+        with train_ppo.open_log(log, config.updates) as tell:
+            trained = train_ppo.train(
+                series, config, name=name, report=values, log=say, keeping=keeping, on_update=tell
+            )
     except (BadObservation, TooFewBars) as error:
         raise Misconfigured(f"{data}: {error}; give more bars, or other --train-days and --test-days") from error
     except ArtefactInvalid as error:
@@ -96,22 +112,26 @@ def require_bars(count: int, env: Any) -> None:
         raise TooFewBars(f"{count} bars to train on, an episode needs {needed}")
 
 
-def make_config(train_ppo: Any, bars: Bars, seed: int, steps: int | None, max_weight_bps: int) -> Any:
+def make_config(
+    train_ppo: Any, bars: Bars, seed: int, steps: int | None, max_weight_bps: int, device: str = "cpu"
+) -> Any:
     """The training's configuration. Raises ValueError for a number that can't be."""
     env = train_ppo.EnvConfig(
         observation=ObservationSpec(bar_s=bars.bar_s), action=ActionSpec(max_weight_bps=max_weight_bps)
     )
-    return train_ppo.TrainConfig(seed=seed, env=env, **({} if steps is None else {"total_steps": steps}))
+    return train_ppo.TrainConfig(seed=seed, env=env, device=device, **({} if steps is None else {"total_steps": steps}))
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path | None, option: str = "--out") -> None:
     """Raises Misconfigured before minutes are spent on what could not be written."""
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise IsADirectoryError(0, "it is a folder, or one that is read-only")
     except OSError as error:
-        raise Misconfigured(f"--out {path} can't be written ({error.strerror}): name another file") from error
+        raise Misconfigured(f"{option} {path} can't be written ({error.strerror}): name another file") from error
 
 
 def write(artefact: Any, path: Path) -> str:
