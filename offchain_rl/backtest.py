@@ -9,6 +9,7 @@ integers, in every process and on every machine. Needs neither torch nor gymnasi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any, Final
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from eth_utils import keccak
 
-from offchain_rl.episode import CLOSE_E8, CLOSE_S, Market, Params, build_market
+from offchain_rl.episode import CLOSE_E8, CLOSE_S, OPEN_E8, Market, Params, build_market
 from offchain_rl.fixedpoint import Q12_BITS, IntArray
 from offchain_rl.observation import (
     BPS,
@@ -32,12 +33,12 @@ from offchain_rl.observation import (
 from offchain_rl.policy import BuyAndHold, ConstantWeight, HoldPolicy, MlpPolicy, MovingAverageRule, Policy
 from offchain_rl.prices import Bars
 from offchain_rl.spot_vault import (
-    MAX_UNIT,
-    MAX_VALUE,
+    MAX_GROWTH,
     Costs,
     Limits,
     Rules,
     Vault,
+    check_compilable,
     open_vault,
     pass_bar,
     terms_of,
@@ -129,9 +130,19 @@ def run_backtest(
     enough history or no bar to trade in.
     """
     config = config or BacktestConfig()
-    if type(policy) not in COMPILED_POLICIES or config.start_quote * 16 > MAX_VALUE or config.asset_unit > MAX_UNIT:
-        return run_plain(policy, bars, config, start=start)
-    return run_compiled(policy, bars, config, start=start)
+    if type(policy) in COMPILED_POLICIES and is_compilable(bars, config):
+        with suppress(OverflowError):  # a vault that grew beyond what the compiled code can count
+            return run_compiled(policy, bars, config, start=start)
+    return run_plain(policy, bars, config, start=start)
+
+
+def is_compilable(bars: Bars, config: BacktestConfig) -> bool:
+    """Whether prices and amounts fit the compiled code."""
+    try:
+        check_compilable(config.start_quote, config.asset_unit, int(min(bars.open_e8.min(), bars.close_e8.min())))
+    except ValueError:
+        return False
+    return True
 
 
 def run_plain(
@@ -183,6 +194,8 @@ def vault_state(vault: Vault, start_value: int) -> VaultState:
 
 
 def _first_bar(spec: ObservationSpec, bars: Bars, start: int | None) -> int:
+    if bars.bar_s != spec.bar_s:
+        raise BadObservation(f"{bars.source} has bars of {bars.bar_s} s, the observation asks for {spec.bar_s} s")
     first = spec.lookback - 1
     start = first if start is None else start
     if not first <= start < len(bars) - 1:
@@ -211,7 +224,8 @@ class FastRun:
 def run_compiled(
     policy: Policy, bars: Bars, config: BacktestConfig | None = None, *, start: int | None = None
 ) -> Backtest:
-    """`run_backtest` for one of COMPILED_POLICIES; raises as it does, and OverflowError for vaults beyond MAX_VALUE."""
+    """`run_backtest` for one of COMPILED_POLICIES; raises as it does, ValueError for prices and amounts that do not fit
+    the compiled code, and OverflowError for a vault that outgrows it."""
     config = config or BacktestConfig()
     start = _first_bar(policy.spec, bars, start)
     cut = bars.slice(start - policy.spec.lookback + 1, len(bars))
@@ -315,6 +329,8 @@ def _params(policy: Policy | None, bar_s: int, config: BacktestConfig) -> Params
 def _run(program: _Program, market: Market, params: Params, first: int) -> FastRun:
     from offchain_rl import compiled
 
+    lowest_e8 = int(market.bars[:, [OPEN_E8, CLOSE_E8]].min())
+    check_compilable(params.start_quote, params.terms.unit, lowest_e8)
     steps = len(market.bars) - 1 - first
     price_e8, close_s = (int(market.bars[first, column]) for column in (CLOSE_E8, CLOSE_S))
     vault = open_vault(params.start_quote, 0, price_e8, close_s, params.terms.unit)
@@ -323,8 +339,8 @@ def _run(program: _Program, market: Market, params: Params, first: int) -> FastR
         market, params, first, vault, program.mode, program.wanted, program.shape, program.weights, program.biases,
         program.shifts, values, weights, targets,
     ))  # fmt: skip
-    if vault.peak_value > MAX_VALUE:
-        raise OverflowError(f"a vault is worth {vault.peak_value}, more than {MAX_VALUE}: give a smaller start_quote")
+    if vault.peak_value > MAX_GROWTH * params.start_quote:
+        raise OverflowError(f"a vault grew to {vault.peak_value}, more than {MAX_GROWTH} times its start")
     return FastRun(values=values, weights_bps=weights, targets_bps=targets, vault=vault)
 
 

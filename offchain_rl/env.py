@@ -30,12 +30,12 @@ from offchain_rl.observation import BPS, ObservationSpec, feature_positions
 from offchain_rl.prices import Bars
 from offchain_rl.reward import RewardConfig
 from offchain_rl.spot_vault import (
-    MAX_UNIT,
-    MAX_VALUE,
+    MAX_GROWTH,
     Costs,
     Limits,
     Rules,
     Vault,
+    check_compilable,
     drawdown_bps_of,
     terms_of,
     weight_bps_of,
@@ -67,14 +67,12 @@ class EnvConfig:
     episode_steps: int = 60
     bars_per_step: int = 24
     start_quote: int = START_QUOTE
-    # Base units of one whole token of the asset; more than 10^12 does not fit the compiled code.
+    # Base units of one whole token of the asset.
     asset_unit: int = 10**8
 
     def __post_init__(self) -> None:
         if min(self.episode_steps, self.bars_per_step, self.start_quote, self.asset_unit) < 1:
             raise ValueError("episode_steps, bars_per_step, start_quote and asset_unit are at least 1")
-        if self.start_quote * 16 > MAX_VALUE or self.asset_unit > MAX_UNIT:
-            raise ValueError(f"start_quote is at most {MAX_VALUE // 16} and asset_unit at most {MAX_UNIT}")
         if self.costs.latency_s >= self.observation.bar_s:
             raise ValueError(f"latency_s is {self.costs.latency_s}, less than a bar of {self.observation.bar_s} s")
 
@@ -122,7 +120,7 @@ class TradingEnv(gymnasium.Env[npt.NDArray[np.int16], npt.NDArray[np.float32]]):
 
     def __init__(self, bars: Bars, config: EnvConfig | None = None) -> None:
         self.config = config or EnvConfig()
-        check_series([bars], self.config)
+        check_series([bars], self.config, is_compiled=False)
         self._market, self._params = build_market([bars], self.config.observation), self.config.params()
         self._bars: Any = self._market.bars.tolist()
         self._first, self._last = _start_range(bars, self.config)
@@ -275,8 +273,8 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
             s.steps, s.counts, out.observations, out.final_observations, out.rewards, out.is_terminated,
             out.is_truncated,
         )  # fmt: skip
-        if largest > MAX_VALUE:
-            raise OverflowError(f"a vault is worth {largest}, more than {MAX_VALUE}: give a smaller start_quote")
+        if largest > MAX_GROWTH * self.config.start_quote:
+            raise OverflowError(f"a vault grew to {largest}, more than {MAX_GROWTH} times its start")
         return out
 
     def set_starts(self, bars: IntArray) -> None:
@@ -360,12 +358,16 @@ def _observation_space(config: EnvConfig) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(INT16_MIN, INT16_MAX, (len(config.observation.features),), dtype=np.int16)
 
 
-def check_series(series: Sequence[Bars], config: EnvConfig) -> None:
+def check_series(series: Sequence[Bars], config: EnvConfig, *, is_compiled: bool = True) -> None:
+    """Raises ValueError for bars of another length, or with prices that do not fit the compiled code."""
     for one in series:
         if one.bar_s != config.observation.bar_s:
             raise ValueError(
                 f"{one.source} has bars of {one.bar_s} s, the observation asks for {config.observation.bar_s} s"
             )
+        if is_compiled:
+            lowest_e8 = int(min(one.open_e8.min(), one.close_e8.min()))
+            check_compilable(config.start_quote, config.asset_unit, lowest_e8)
 
 
 def all_starts(series: Sequence[Bars], config: EnvConfig) -> IntArray:

@@ -30,7 +30,7 @@ contracts, with the same effect as the day loss here), feeds that stop. One allo
 contract's unit prices are then values times a constant, exactly so when the start is a divisor of 10^18.
 
 Units: quote in 1e-6, asset in `unit`ths, prices in 1e-8 dollars with one quote token worth one dollar, times in unix
-seconds. Compiled, amounts are int64: values below 2^46 (70 million dollars), assets of 12 decimals or fewer.
+seconds. Compiled, amounts are int64: `check_compilable` says for which prices, decimals and values that is enough.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ DAY_S: Final = 86_400
 PRICE_SCALE: Final = 100
 # The compiled code's largest value in base units of quote: times any share in basis points it fits an int64.
 MAX_VALUE: Final = 1 << 46
+# What a vault may grow to there, in multiples of its start; beyond is an error.
+MAX_GROWTH: Final = 32
 MAX_SHARE_BPS: Final = 1 << 16
 MAX_UNIT: Final = 10**12
 BUY: Final = 1
@@ -80,7 +82,7 @@ class Costs:
         _require(0 <= self.fee_bps < BPS, "fee_bps lies between 0 and 9999")
         _require(0 <= self.slippage_bps < BPS, "slippage_bps lies between 0 and 9999")
         _require(0 <= self.gas_quote < 1 << 40, "gas_quote lies between 0 and 2**40")
-        _require(0 < self.depth_quote < 1 << 60, "depth_quote lies between 1 and 2**60")
+        _require(0 < self.depth_quote <= 1 << 59, "depth_quote lies between 1 and 2**59")
         _require(0 <= self.latency_s, "latency_s is not negative")
 
 
@@ -110,7 +112,8 @@ class Limits:
 
 
 UNLIMITED: Final = Limits(
-    max_position_bps=MAX_SHARE_BPS, max_trade_slippage_bps=BPS, max_cumulative_slippage_bps=BPS,
+    # One less than everything: a sale of all is worth its value rounded up, and the worst fill of that must leave 0.
+    max_position_bps=MAX_SHARE_BPS, max_trade_slippage_bps=BPS - 1, max_cumulative_slippage_bps=BPS,
     max_reduce_slippage_bps=BPS, max_reduce_cumulative_slippage_bps=BPS, max_trades_per_day=1 << 30,
     max_daily_turnover_bps=1 << 30, max_daily_loss_bps=BPS, max_drawdown_bps=BPS, hard_drawdown_bps=BPS,
 )  # fmt: skip
@@ -169,6 +172,21 @@ def terms_of(costs: Costs, limits: Limits, rules: Rules, *, unit: int = 10**8) -
     """What a vault's arithmetic depends on. `unit`: base units of one whole token of the asset."""
     _require(unit > 0, "unit is positive")
     return Terms(unit=unit, **asdict(costs), **asdict(limits), **asdict(rules))
+
+
+def check_compilable(start_quote: int, unit: int, lowest_price_e8: int) -> None:
+    """Raises ValueError unless every amount of a run fits the compiled code: values up to MAX_GROWTH times the start,
+    and as much of the asset as that buys at the lowest price."""
+    _require(
+        start_quote * MAX_GROWTH <= MAX_VALUE,
+        f"start_quote is {start_quote}: at most {MAX_VALUE // MAX_GROWTH} fits the compiled code",
+    )
+    _require(unit <= MAX_UNIT, f"asset_unit is {unit}: at most {MAX_UNIT} fits the compiled code")
+    _require(
+        start_quote * MAX_GROWTH * unit * PRICE_SCALE // lowest_price_e8 < 1 << 62,
+        f"at a price of {lowest_price_e8}e-8 dollars, {start_quote} of start_quote buys more units of 1/{unit} than "
+        "the compiled code can count: give a smaller asset_unit or start_quote",
+    )
 
 
 class Vault(NamedTuple):
@@ -232,7 +250,7 @@ class Planned(NamedTuple):
 
 
 def mul_div_down(a: int, b: int, c: int) -> int:
-    """a * b / c, rounded down. Compiled: exact while c < 2^60, the quotient < 2^62 and a * b < 2^110."""
+    """a * b / c, rounded down. Compiled: exact while c <= 2^60, the quotient < 2^62 and a * b < 2^110."""
     return a * b // c
 
 
@@ -403,12 +421,12 @@ def _may_trade(v: Vault, side: int, value: int, now_s: int, t: Terms) -> bool:
 
 def fill(side: int, amount_in: int, fill_price_e8: int, t: Terms) -> int:
     """What the pool pays for `amount_in` when its price is `fill_price_e8`, less what the model can't know."""
-    net = amount_in * (BPS - t.fee_bps) // BPS
+    net = mul_div_down(amount_in, BPS - t.fee_bps, BPS)
     if side == BUY:
-        price_e8 = -(-fill_price_e8 * (BPS + t.slippage_bps) // BPS)
+        price_e8 = mul_div_up(fill_price_e8, BPS + t.slippage_bps, BPS)
         price_e8 = mul_div_up(price_e8, t.depth_quote + net, t.depth_quote)
         return mul_div_down(net, t.unit * PRICE_SCALE, price_e8)
-    gross = worth_down(net, fill_price_e8 * (BPS - t.slippage_bps) // BPS, t.unit)
+    gross = worth_down(net, mul_div_down(fill_price_e8, BPS - t.slippage_bps, BPS), t.unit)
     return mul_div_down(gross, t.depth_quote, t.depth_quote + gross)
 
 
@@ -491,11 +509,11 @@ def auction(v: Vault, now_s: int, t: Terms) -> Vault:
     since_s = v.filled_at_s if v.filled_at_s > v.halted_at_s else v.halted_at_s
     if v.halted_at_s == 0 or v.asset == 0 or now_s <= since_s:
         return v
-    lot = v.lot if v.filled_at_s > v.halted_at_s else -(-v.asset * t.auction_lot_bps // BPS)
+    lot = v.lot if v.filled_at_s > v.halted_at_s else mul_div_up(v.asset, t.auction_lot_bps, BPS)
     amount = min(lot, v.asset)
     elapsed_s = min(now_s - since_s, t.auction_duration_s)
     discount_bps = t.auction_max_discount_bps * elapsed_s // t.auction_duration_s
-    paid = -(-worth_up(amount, v.price_e8, t.unit) * (BPS - discount_bps) // BPS)
+    paid = mul_div_up(worth_up(amount, v.price_e8, t.unit), BPS - discount_bps, BPS)
     return Vault(
         v.quote + paid, v.asset - amount, v.price_e8,
         v.last_value, v.peak_value, v.before_today, v.before_yesterday,

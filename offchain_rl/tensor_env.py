@@ -297,11 +297,12 @@ def decayed(level: Tensor, cap: Tensor, elapsed_s: Tensor, duration_s: int) -> T
 
 def fill(is_buy: Tensor, amount: Tensor, price_e8: Tensor, t: Terms) -> Tensor:
     """`spot_vault.fill`."""
-    net = amount * (BPS - t.fee_bps) // BPS
-    dear_e8 = -(-price_e8 * (BPS + t.slippage_bps) // BPS)
+    net = mul_div_down(amount, BPS - t.fee_bps, BPS)
+    dear_e8 = mul_div_up(price_e8, BPS + t.slippage_bps, BPS)
     dear_e8 = mul_div_up(dear_e8, t.depth_quote + torch.where(is_buy, net, 0), t.depth_quote)
     bought = mul_div_down(torch.where(is_buy, net, 0), t.unit * PRICE_SCALE, dear_e8)
-    gross = worth_down(torch.where(is_buy, 0, net), price_e8 * (BPS - t.slippage_bps) // BPS, t.unit)
+    cheap_e8 = mul_div_down(price_e8, BPS - t.slippage_bps, BPS)
+    gross = worth_down(torch.where(is_buy, 0, net), cheap_e8, t.unit)
     return torch.where(is_buy, bought, mul_div_down(gross, t.depth_quote, t.depth_quote + gross))
 
 
@@ -381,11 +382,11 @@ def auction(v: Any, now_s: Tensor, t: Terms) -> Any:
     """`spot_vault.auction`."""
     since_s = torch.maximum(v.filled_at_s, v.halted_at_s)
     is_sold = (v.halted_at_s != 0) & (v.asset != 0) & (now_s > since_s)
-    lot = torch.where(v.filled_at_s > v.halted_at_s, v.lot, -(-v.asset * t.auction_lot_bps // BPS))
+    lot = torch.where(v.filled_at_s > v.halted_at_s, v.lot, mul_div_up(v.asset, t.auction_lot_bps, BPS))
     amount = torch.minimum(lot, v.asset)
     elapsed_s = (now_s - since_s).clamp(0, t.auction_duration_s)
     discount_bps = t.auction_max_discount_bps * elapsed_s // t.auction_duration_s
-    paid = -(-worth_up(amount, v.price_e8, t.unit) * (BPS - discount_bps) // BPS)
+    paid = mul_div_up(worth_up(amount, v.price_e8, t.unit), BPS - discount_bps, BPS)
     sold = v._replace(quote=v.quote + paid, asset=v.asset - amount, lot=lot, filled_at_s=now_s)
     return choose(is_sold, sold, v)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from offchain_rl.artefact import ActionSpec, Layer
 from offchain_rl.backtest import (
     BacktestConfig,
+    is_compilable,
     max_drawdown_bps,
     run_backtest,
     run_compiled,
@@ -141,6 +142,52 @@ def test_compiled_and_plain_runs_are_equal_to_the_last_unit(
     assert plain == compiled
     assert plain.run_hash() == compiled.run_hash()
     assert run_backtest(policy, bars.slice(0, 300), config).values == plain.values[:251]
+
+
+@pytest.mark.parametrize("price_e8", [1, 1_000, 250_000, 10**8, (1 << 50) // 4])
+@pytest.mark.parametrize(("unit", "start_quote"), [(10**6, 10**6), (10**8, 10**11), (10**12, 1 << 41)])
+def test_at_any_price_and_with_any_decimals_a_run_is_right_or_refused(
+    create_bars: CreateBars, price_e8: int, unit: int, start_quote: int
+) -> None:
+    bars = scaled(create_bars(300, step_bps=120), price_e8)
+    costs = Costs(gas_quote=0, fee_bps=30, slippage_bps=30)
+    config = BacktestConfig(asset_unit=unit, start_quote=start_quote, limits=UNLIMITED, costs=costs)
+    policy = create_network(1)
+    plain = run_plain(policy, bars, config)
+    assert run_backtest(policy, bars, config) == plain
+    if is_compilable(bars, config):
+        assert run_compiled(policy, bars, config) == plain
+    else:
+        with pytest.raises(ValueError, match="compiled code"):
+            run_compiled(policy, bars, config)
+
+
+def scaled(bars: Bars, price_e8: int) -> Bars:
+    columns = {
+        name: np.clip((getattr(bars, name) * (price_e8 / 2e11)).astype(np.int64), 1, (1 << 50) - 1)
+        for name in ("open_e8", "high_e8", "low_e8", "close_e8")
+    }
+    return Bars(source=bars.source, bar_s=bars.bar_s, timestamps_s=bars.timestamps_s, **columns)
+
+
+def test_a_vault_that_outgrows_the_compiled_code_runs_plain(create_bars: CreateBars) -> None:
+    bars, policy = create_bars(400, step_bps=1, drift_bps=200), BuyAndHold(SPEC, ActionSpec(max_weight_bps=9_000))
+    with pytest.raises(OverflowError, match="more than 32 times its start"):
+        run_compiled(policy, bars)
+    assert run_backtest(policy, bars) == run_plain(policy, bars)
+
+
+def test_everything_can_be_sold_where_nothing_is_limited(create_bars: CreateBars) -> None:
+    bars = create_bars(200)
+    targets = np.array([10_000, 0] * 100, dtype=np.int32)[:199]
+    run = run_targets(targets, build_market([bars], SPEC), 1800, BacktestConfig(limits=UNLIMITED))
+    assert run.vault.trades == 199
+
+
+def test_bars_of_another_length_than_observed_are_refused(create_bars: CreateBars) -> None:
+    for run in (run_plain, run_compiled, run_backtest):
+        with pytest.raises(BadObservation, match="bars of 3600 s, the observation asks for 1800 s"):
+            run(RULE, create_bars(200, bar_s=3600))
 
 
 def test_an_unknown_kind_of_policy_runs_plain(create_bars: CreateBars) -> None:

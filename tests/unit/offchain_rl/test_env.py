@@ -66,21 +66,45 @@ def test_empty_episode_and_empty_vector_are_refused(create_bars: CreateBars) -> 
         VectorTradingEnv([], CONFIG, 4)
 
 
-def test_amounts_that_do_not_fit_the_compiled_code_are_refused() -> None:
-    with pytest.raises(ValueError, match="start_quote is at most"):
-        EnvConfig(start_quote=1 << 46)
-    with pytest.raises(ValueError, match="asset_unit at most"):
-        EnvConfig(asset_unit=10**18)
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"start_quote": (1 << 41) + 1}, "start_quote is 2199023255553: at most 2199023255552 fits"),
+        ({"asset_unit": 10**13}, "asset_unit is 10000000000000: at most"),
+        ({"asset_unit": 10**12}, "at a price of .*e-8 dollars, 100000000000 of start_quote buys more units"),
+    ],
+)
+def test_amounts_that_do_not_fit_the_compiled_code_are_refused(
+    create_bars: CreateBars, changes: dict[str, int], sentence: str
+) -> None:
+    config, bars = replace(CONFIG, **changes), create_bars(300)
+    if changes.get("asset_unit") == 10**12:
+        bars = with_price(bars, 200_000)  # a fifth of a cent
+    with pytest.raises(ValueError, match=sentence):
+        VectorTradingEnv(bars, config, 4)
+    TradingEnv(bars, config).reset(seed=1)  # plain Python counts as far as it takes
+
+
+def with_price(bars: Bars, price_e8: int) -> Bars:
+    """The same moves from another first price."""
+    columns = {
+        name: np.maximum(getattr(bars, name) * price_e8 // int(bars.open_e8[0]), 1)
+        for name in ("open_e8", "high_e8", "low_e8", "close_e8")
+    }
+    return Bars(source=bars.source, bar_s=bars.bar_s, timestamps_s=bars.timestamps_s, **columns)
+
+
+def test_a_fill_later_than_its_bar_is_refused() -> None:
     with pytest.raises(ValueError, match="latency_s is 1800"):
         EnvConfig(costs=Costs(latency_s=1800))
 
 
 def test_a_vault_that_outgrows_the_compiled_code_is_an_error_and_not_a_wrong_number(create_bars: CreateBars) -> None:
     bars = create_bars(400, step_bps=1, drift_bps=200)
-    config = replace(CONFIG, start_quote=(1 << 46) // 16, bars_per_step=300, episode_steps=1, costs=Costs(gas_quote=0))
+    config = replace(CONFIG, start_quote=1 << 41, bars_per_step=300, episode_steps=1, costs=Costs(gas_quote=0))
     env = VectorTradingEnv(bars, config, 4)
     env.start(1)
-    with pytest.raises(OverflowError, match="give a smaller start_quote"):
+    with pytest.raises(OverflowError, match="more than 32 times its start"):
         env.advance(np.full(4, 8_000))
 
 
