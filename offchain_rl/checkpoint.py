@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,12 @@ _MADE_WITH: Final = {
 }
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+# What zipfile, numpy and json raise for bytes that were cut or changed.
+_DAMAGED: Final = (
+    OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class CheckpointRefused(ValueError):
@@ -92,7 +99,7 @@ def load_checkpoint(path: Path, identity: Identity) -> State:
         raise CheckpointRefused(f"{path}: there is no such checkpoint to go on from; leave --resume out") from None
     except CheckpointRefused:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise CheckpointRefused(f"{path}: not a whole checkpoint ({error}); start again without --resume") from None
     _require_same(path, found, identity.to_dict())
     return State(arrays=arrays, plain=plain)

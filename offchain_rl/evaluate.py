@@ -41,6 +41,8 @@ DISCLAIMER: Final = (
     "Out of sample, after fees, slippage and gas, on past prices. "
     "It describes what happened; it promises nothing about what will."
 )
+# More than anybody tries; the expected best of so many is still a number.
+MAX_TRIALS: Final = 10**9
 POLICY: Final = "policy"
 BUY_AND_HOLD: Final = "buy and hold"
 MOVING_AVERAGE: Final = "moving average"
@@ -79,6 +81,8 @@ class WalkForwardConfig:
     def __post_init__(self) -> None:
         if min(self.train_bars, self.test_bars, self.trials) < 1 or self.embargo_bars < 0:
             raise ValueError("train_bars, test_bars and trials are at least 1, and embargo_bars is not negative")
+        if self.trials > MAX_TRIALS:
+            raise ValueError(f"trials is {self.trials}, at most {MAX_TRIALS} can be counted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +274,7 @@ def walk_all(
     when a policy observes something else.
     """
     config = config or WalkForwardConfig()
+    require_days(bars)
     folds = plan_folds(len(bars), spec.lookback, config)
     runs: dict[str, list[Backtest]] = {name: [] for name in (*makers, *BASELINES)}
     for number, fold in enumerate(folds):
@@ -400,6 +405,12 @@ def join_runs(runs: Sequence[Backtest]) -> Performance:
         costs_bps=sum(run.vault.costs * BPS // run.values[0] for run in runs),
         trades=sum(run.vault.trades for run in runs),
     )
+
+
+def require_days(bars: Bars) -> None:
+    """Raises BadObservation for bars that are longer than a day: what is judged is the returns of days."""
+    if bars.bar_s > DAY_S:
+        raise BadObservation(f"{bars.source} has bars of {bars.bar_s} s: give bars of a day ({DAY_S} s) or shorter")
 
 
 def daily_returns(times_s: Sequence[int], values: Sequence[int]) -> tuple[IntArray, list[float]]:

@@ -37,6 +37,7 @@ from offchain_rl.calibration import MIN_ANSWERS, interval_series, next_returns_q
 from offchain_rl.canaries import learn_policy
 from offchain_rl.evaluate import (
     DISCLAIMER,
+    MAX_TRIALS,
     CrossValidationConfig,
     MakePolicy,
     MakePolicyFromRuns,
@@ -46,6 +47,7 @@ from offchain_rl.evaluate import (
     WalkForwardConfig,
     cross_validate,
     day_unit,
+    require_days,
     walk_all,
 )
 from offchain_rl.observation import DEFAULT_FEATURES, BadObservation, ObservationSpec
@@ -652,11 +654,13 @@ def run(options: argparse.Namespace) -> None:
     """Makes and writes the report. Raises what `main` turns into a sentence."""
     if not 0 <= options.seed < 1 << 53:
         raise BadRequest(f"--seed {options.seed} lies outside 0 and 2**53")
-    if options.trials is not None and options.trials < 1:
-        raise BadRequest(f"--trials {options.trials}: at least the one that is shown was made")
+    if options.trials is not None and not 1 <= options.trials <= MAX_TRIALS:
+        raise BadRequest(f"--trials {options.trials}: between the one that is shown and {MAX_TRIALS} were made")
     out = _writable(options.out)
     artefact = _load_artefact(options.artefact) if options.artefact else None
     series = [load_bars(source) for source in dict.fromkeys(options.data or DEFAULT_DATA)]
+    for bars in series:
+        require_days(bars)
     check_series(*series)
     said = Console(stderr=True)
     with Progress(

