@@ -24,7 +24,6 @@ from offchain_rl.observation import (
     BPS,
     WAD,
     BadObservation,
-    ObservationSpec,
     VaultState,
     build_market_matrix,
     feature_positions,
@@ -151,7 +150,7 @@ def run_plain(
     """`run_backtest` in plain Python, for any policy; raises as it does."""
     config = config or BacktestConfig()
     spec = policy.spec
-    start = _first_bar(spec, bars, start)
+    start = _first_bar(policy, bars, start)
     terms = terms_of(config.costs, config.limits, config.rules, unit=config.asset_unit)
     rows = build_market_matrix(spec, bars.close_e8[start - spec.lookback + 1 :]).tolist()
     opens, closes = bars.open_e8.tolist(), bars.close_e8.tolist()
@@ -193,8 +192,9 @@ def vault_state(vault: Vault, start_value: int) -> VaultState:
     )
 
 
-def _first_bar(spec: ObservationSpec, bars: Bars, start: int | None) -> int:
-    if bars.bar_s != spec.bar_s:
+def _first_bar(policy: Policy, bars: Bars, start: int | None) -> int:
+    spec = policy.spec
+    if bars.bar_s != spec.bar_s and not isinstance(policy, HoldPolicy):  # which looks at nothing
         raise BadObservation(f"{bars.source} has bars of {bars.bar_s} s, the observation asks for {spec.bar_s} s")
     first = spec.lookback - 1
     start = first if start is None else start
@@ -227,7 +227,7 @@ def run_compiled(
     """`run_backtest` for one of COMPILED_POLICIES; raises as it does, ValueError for prices and amounts that do not fit
     the compiled code, and OverflowError for a vault that outgrows it."""
     config = config or BacktestConfig()
-    start = _first_bar(policy.spec, bars, start)
+    start = _first_bar(policy, bars, start)
     cut = bars.slice(start - policy.spec.lookback + 1, len(bars))
     run = run_policy(policy, build_market([cut], policy.spec), bars.bar_s, policy.spec.lookback - 1, config)
     return Backtest(

@@ -202,10 +202,7 @@ def fixed(artefact: Artefact, bars: Bars) -> tuple[Strategy, Bars]:
             f"artefact {artefact.name} observes bars of {policy.spec.bar_s} s and {bars.source} has {bars.bar_s} s: "
             "give a series of its bars"
         )
-    trained = artefact.provenance.get("data", ())
-    if artefact.kind == "mlp" and not trained:
-        raise BadRequest(f"artefact {artefact.name} does not say which bars it was trained on: nothing is unseen")
-    seen_s = max((int(one["end_s"]) for one in trained), default=0)
+    seen_s = _seen_until(artefact)
     unseen = bars.between(max(seen_s, bars.start_s), bars.end_s)
     if len(unseen) < policy.spec.lookback + DAY_S // bars.bar_s:
         raise BadRequest(
@@ -214,9 +211,37 @@ def fixed(artefact: Artefact, bars: Bars) -> tuple[Strategy, Bars]:
         )
     strategy = Strategy(
         name=artefact.name, spec=policy.spec, makers={artefact.name: lambda _: policy}, make_from_runs=None,
-        is_trained=False, tried_before=max(int(artefact.report.get("trials", 1)) - 1, 0),
+        is_trained=False, tried_before=_tried_before(artefact),
     )  # fmt: skip
     return strategy, unseen
+
+
+# These have nothing that could be chosen to fit the bars.
+_WITHOUT_CHOICE: Final = ("hold", "buy_and_hold")
+_YEAR_10000_S: Final = 253_402_300_800
+
+
+def _seen_until(artefact: Artefact) -> int:
+    """When the last bar that the artefact was made from ends. Raises BadRequest when it does not say so."""
+    if artefact.kind in _WITHOUT_CHOICE:
+        return 0
+    try:
+        ends_s = [one["end_s"] for one in artefact.provenance["data"]]
+        if not all(isinstance(end_s, int) and 0 < end_s < _YEAR_10000_S for end_s in ends_s):
+            raise TypeError
+        return max(ends_s)
+    except (KeyError, TypeError, ValueError):
+        raise BadRequest(
+            f"artefact {artefact.name} does not say which bars it was made from, so none is unseen: its provenance has "
+            "no list `data` with an `end_s` for each"
+        ) from None
+
+
+def _tried_before(artefact: Artefact) -> int:
+    trials = artefact.report.get("trials", 1)
+    if not isinstance(trials, int) or not 1 <= trials <= MAX_TRIALS:
+        raise BadRequest(f"artefact {artefact.name}: its report has {trials!r} trials, which is no count")
+    return trials - 1
 
 
 def plan_walk(bars: Bars, lookback: int, *, has_training: bool = True) -> WalkForwardConfig:

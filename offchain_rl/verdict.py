@@ -40,6 +40,7 @@ from eth_utils import keccak
 
 from offchain_rl.statistics import (
     BadRecord,
+    FloatArray,
     Interval,
     Moments,
     Resampling,
@@ -90,6 +91,13 @@ MIN_RECORDED_TRIALS: Final = 10
 # A record that needs more than double its length says little about what the other half will be.
 MAX_STRETCH: Final = 2
 REPETITIONS: Final = 2_000
+# What the figures of a PASS lie between.
+_BOUNDS: Final = {
+    "days": (MIN_DAYS, 1 << 53),
+    "trades": (MIN_TRADES, 1 << 53),
+    "dsr_bps": (MIN_DSR_BPS, 10_000),
+    "pbo_bps": (0, MAX_PBO_BPS),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,15 +306,14 @@ def _against(draws: Resampling, returns: Any, rivals: Mapping[str, Any], how: st
 def trial_variance(evidence: Evidence) -> tuple[float, bool]:
     """The variance of the trials' Sharpe ratios, and whether it was measured.
 
-    It is measured when every trial that was made has a record and there are enough of them. Otherwise it
-    is at least that of independent trials without skill, 1 / (periods - 1): nobody gains by leaving
-    trials out or by recording a few that are alike.
+    It is measured when every trial that was made has a record and there are enough of them. It is never
+    below that of independent trials without skill, 1 / (periods - 1): nobody gains by leaving trials out,
+    or by recording many that are alike and do nothing.
     """
     recorded = len(evidence.trials.names)
     sample = variance_of_sharpes(evidence.trials) if recorded > 1 else 0.0
-    if recorded >= MIN_RECORDED_TRIALS and recorded == evidence.trials_made:
-        return sample, True
-    return max(sample, 1 / (len(evidence.trials) - 1)), False
+    is_measured = recorded >= MIN_RECORDED_TRIALS and recorded == evidence.trials_made
+    return max(sample, 1 / (len(evidence.trials) - 1)), is_measured
 
 
 def _choices(evidence: Evidence) -> Trials:
@@ -316,7 +323,11 @@ def _choices(evidence: Evidence) -> Trials:
     columns = {evidence.chosen: np.mean(own, axis=0)} | {name: evidence.trials.column(name) for name in others}
     rest = {f"baseline {name}": evidence.baselines.column(name) for name in evidence.baselines.names if name != CASH}
     nothing = {f"baseline {CASH}": np.zeros(len(evidence.trials))}
-    return Trials(evidence.trials.times_s, columns | rest | nothing)
+    # Records that are alike are one choice: a thousand of nothing would push the median down.
+    distinct: dict[bytes, tuple[str, FloatArray]] = {}
+    for name, column in (columns | rest | nothing).items():
+        distinct.setdefault(column.tobytes(), (name, column))
+    return Trials(evidence.trials.times_s, dict(distinct.values()))
 
 
 def _check_deflated(found: _Measured) -> Check:
@@ -483,7 +494,10 @@ def read_verdict(report: Mapping[str, Any]) -> Verdict | None:
     if raw is None:
         return None
     try:
-        checks = tuple(Check(name=c["name"], outcome=c["outcome"], reason=c["reason"]) for c in raw["checks"])
+        checks = tuple(
+            Check(name=_printable(c["name"]), outcome=_printable(c["outcome"]), reason=_printable(c["reason"]))
+            for c in raw["checks"]
+        )
         outcome, procedure, figures = raw["outcome"], raw["procedure"], dict(raw["figures"])
     except (KeyError, TypeError, ValueError):
         raise ValueError("its verdict has not the form of one") from None
@@ -491,10 +505,29 @@ def read_verdict(report: Mapping[str, Any]) -> Verdict | None:
         raise ValueError(f"its verdict comes from the procedure {procedure!r}, this version knows {PROCEDURE!r}")
     if outcome not in (PASS, FAIL, NOT_ENOUGH_DATA):
         raise ValueError(f"its verdict is {outcome!r}, which is none")
-    answers = {check.name: check.outcome for check in checks}
-    if outcome == PASS and (open_ := [name for name in CHECKS if answers.get(name) != PASS]):
-        raise ValueError(f"its verdict says PASS, and its own check {open_[0]!r} did not pass")
+    if outcome == PASS:
+        _require_consistent(checks, figures)
     return Verdict(outcome=outcome, checks=checks, figures=figures)
+
+
+def _require_consistent(checks: Sequence[Check], figures: Mapping[str, Any]) -> None:
+    """Raises ValueError for a PASS that its own checks or figures contradict."""
+    answers = {check.name: check.outcome for check in checks}
+    if open_ := [name for name in CHECKS if answers.get(name) != PASS]:
+        raise ValueError(f"its verdict says PASS, and its own check {open_[0]!r} did not pass")
+    if [check.name for check in checks] != list(CHECKS):
+        raise ValueError("its verdict says PASS, and its checks are not those of this version, each once")
+    for name, (least, most) in _BOUNDS.items():
+        value = figures.get(name)
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"its verdict says PASS, and its own figure {name} is {value!r}")
+
+
+def _printable(text: str) -> str:
+    """What a stranger wrote, without what would steer a terminal. Raises TypeError for what is no text."""
+    if not isinstance(text, str):
+        raise TypeError
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def verdict_warnings(name: str, report: Mapping[str, Any]) -> list[str]:

@@ -206,6 +206,7 @@ def rule_artefact(bar_s: int, **changed: Any) -> Artefact:
     spec = ObservationSpec(bar_s=bar_s, lookback=43, vol_window=42, features=("ma_cross_z:6:42", "weight"))
     parameters = {"feature": "ma_cross_z:6:42", "weight_above_bps": 5_000, "weight_below_bps": 0}
     fields = {"name": "rule", "kind": "moving_average", "observation": spec, "parameters": parameters}
+    fields |= {"provenance": {"data": [{"end_s": 1}]}}
     return Artefact(**{**fields, **changed})
 
 
@@ -217,6 +218,23 @@ def test_an_artefact_is_judged_on_what_it_has_not_seen(create_bars: CreateBars) 
     assert len(unseen) == 1_000
     assert not strategy.is_trained
     assert fixed(rule_artefact(14_400), bars)[1].start_s == bars.start_s
+    hold = rule_artefact(14_400, kind="hold", parameters={}, provenance={})
+    assert fixed(hold, bars)[1].start_s == bars.start_s  # nothing in it could have been chosen to fit
+
+
+@pytest.mark.parametrize(
+    "data", [None, 5, "abc", [], [5], [{"x": 1}], [{"end_s": "abc"}], [{"end_s": 2**52}], [{"end_s": 0}]]
+)
+def test_an_artefact_that_does_not_say_what_it_has_seen_is_refused(data: Any, create_bars: CreateBars) -> None:
+    provenance = {} if data is None else {"data": data}
+    with pytest.raises(BadRequest, match="does not say which bars it was made from, so none is unseen"):
+        fixed(rule_artefact(14_400, provenance=provenance), create_bars(500, bar_s=14_400))
+
+
+@pytest.mark.parametrize("trials", ["abc", [1], -5, 0])
+def test_an_artefact_with_a_count_of_trials_that_is_none_is_refused(trials: Any, create_bars: CreateBars) -> None:
+    with pytest.raises(BadRequest, match="trials, which is no count"):
+        fixed(rule_artefact(14_400, report={"trials": trials}), create_bars(500, bar_s=14_400))
 
 
 def test_an_artefact_without_unseen_bars_is_refused(create_bars: CreateBars) -> None:
@@ -225,12 +243,6 @@ def test_an_artefact_without_unseen_bars_is_refused(create_bars: CreateBars) -> 
         fixed(rule_artefact(14_400, provenance={"data": [{"end_s": bars.end_s}]}), bars)
     with pytest.raises(BadRequest, match="observes bars of 1800 s and random walk has 14400 s"):
         fixed(rule_artefact(1_800), bars)
-    network = rule_artefact(
-        14_400, kind="mlp",
-        parameters={"layers": [{"weights": [[1, 1]], "biases": [0], "weight_bits": 1, "storage": "int16"}]},
-    )  # fmt: skip
-    with pytest.raises(BadRequest, match="does not say which bars it was trained on"):
-        fixed(network, bars)
 
 
 def test_the_report_of_an_artefact_names_it(four_hours: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from offchain_rl.verdict import (
     FAIL,
     NOT_ENOUGH_DATA,
     PASS,
+    PROCEDURE,
     Evidence,
     Verdict,
     judge,
@@ -153,15 +155,30 @@ def test_trials_left_out_do_not_make_the_benchmark_lower() -> None:
     assert benchmarks[-1] > 2 * benchmarks[0]
 
 
-def test_the_variance_is_measured_when_all_trials_have_a_record() -> None:
+def test_the_variance_is_never_below_that_of_luck_however_many_trials_are_alike() -> None:
     times = np.arange(1, DAYS + 1) * DAY_S
     alike = {f"t{k}": returns(DAYS, 0.003, 1) + 1e-5 * k for k in range(10)}
     evidence = create_evidence(trials=Trials(times, alike), chosen="t0", seeds=(), is_trained=False, trials_made=10)
-    variance, is_measured = trial_variance(evidence)
-    assert is_measured
-    assert variance < 0.1 / DAYS
+    assert trial_variance(evidence) == (1 / (DAYS - 1), True)
     hidden = create_evidence(trials=Trials(times, alike), chosen="t0", seeds=(), is_trained=False, trials_made=11)
     assert trial_variance(hidden) == (1 / (DAYS - 1), False)
+    wide = {f"t{k}": returns(DAYS, 0.003 * k, k) for k in range(10)}
+    spread = create_evidence(trials=Trials(times, wide), chosen="t9", seeds=(), is_trained=False, trials_made=10)
+    assert trial_variance(spread)[0] > 1 / (DAYS - 1)
+
+
+def test_trials_that_do_nothing_help_nobody() -> None:
+    """The best of forty without skill, and then the same with a thousand records of almost nothing beside it."""
+    times = np.arange(1, DAYS + 1) * DAY_S
+    columns = {f"t{k}": returns(DAYS, 0.0, k) for k in range(40)}
+    best = max(columns, key=lambda name: columns[name].mean() / columns[name].std())
+    nothing = np.where(np.arange(DAYS) % 2, 1e-4, -1e-4) - 1e-6
+    padded = columns | {f"nothing {k}": nothing for k in range(1_000)}
+    fields = {"chosen": best, "seeds": (), "is_trained": False}
+    honest = judge(create_evidence(trials=Trials(times, columns), trials_made=40, **fields)).figures
+    shown = judge(create_evidence(trials=Trials(times, padded), trials_made=1_040, **fields)).figures
+    assert shown["dsr_bps"] < honest["dsr_bps"]
+    assert shown["pbo_bps"] >= honest["pbo_bps"] - 100
 
 
 @pytest.mark.parametrize(
@@ -240,3 +257,47 @@ def test_a_verdict_that_was_made_up_warns(verdict: Any, says: str) -> None:
     (warning,) = verdict_warnings("a", {"verdict": verdict})
     assert says in warning
     assert warning.endswith("do not count on it")
+
+
+# Reading what a stranger wrote
+
+
+PASSED = {
+    "days": 400, "trades": 50, "dsr_bps": 9_900, "pbo_bps": 100,
+}  # fmt: skip
+
+
+def written(**changed: Any) -> dict[str, Any]:
+    checks = [{"name": name, "outcome": PASS, "reason": "looked at"} for name in CHECKS]
+    verdict = {"checks": checks, "figures": PASSED, "outcome": PASS, "procedure": PROCEDURE, "reasons": []}
+    return {"verdict": verdict | changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"figures": PASSED | {"dsr_bps": 0}}, "its own figure dsr_bps is 0"),
+        ({"figures": PASSED | {"days": 1}}, "its own figure days is 1"),
+        ({"figures": PASSED | {"trades": "many"}}, "its own figure trades is 'many'"),
+        ({"figures": PASSED | {"pbo_bps": 5_000}}, "its own figure pbo_bps is 5000"),
+        ({"figures": {}}, "its own figure days is None"),
+        ({"checks": [{"name": ["a"], "outcome": PASS, "reason": ""}]}, "has not the form of one"),
+        ({"checks": [{"name": "days", "outcome": PASS, "reason": 7}]}, "has not the form of one"),
+        ({"checks": [*written()["verdict"]["checks"], written()["verdict"]["checks"][0]]}, "each once"),
+        (
+            {"checks": [{"name": "days", "outcome": FAIL, "reason": ""}, *written()["verdict"]["checks"]]},
+            "are not those of this version, each once",
+        ),
+    ],
+)
+def test_a_pass_that_contradicts_itself_is_refused(changed: dict[str, Any], says: str) -> None:
+    assert read_verdict(written()).outcome == PASS
+    with pytest.raises(ValueError, match=re.escape(says)):
+        read_verdict(written(**changed))
+
+
+def test_what_would_steer_a_terminal_is_not_printed() -> None:
+    checks = [{"name": name, "outcome": FAIL, "reason": "\x1b[2Jthe verdict is PASS"} for name in CHECKS]
+    (line,) = verdict_warnings("eth", written(checks=checks, outcome=FAIL))
+    assert "\x1b" not in line
+    assert "?[2Jthe verdict is PASS" in line

@@ -21,7 +21,8 @@ def verdict(outcome: str, *refused: str) -> dict[str, Any]:
         Check(name=name, outcome=outcome if name in refused else PASS, reason=f"{name} was looked at")
         for name in CHECKS
     )
-    return Verdict(outcome=outcome, checks=checks, figures={}).to_dict()
+    figures = {"days": 400, "trades": 50, "dsr_bps": 9_900, "pbo_bps": 100}
+    return Verdict(outcome=outcome, checks=checks, figures=figures).to_dict()
 
 
 def returns(policy: int, moving_average: int = 0, buy_and_hold: int = 0) -> dict[str, Any]:
