@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from eth_utils import keccak
 
-from offchain_rl.episode import CLOSE_E8, CLOSE_S, OPEN_E8, Market, Params, build_market
+from offchain_rl.episode import CLOSE_E8, CLOSE_S, OPEN_E8, Market, Params, build_market, price_range_e8
 from offchain_rl.fixedpoint import Q12_BITS, IntArray
 from offchain_rl.observation import (
     BPS,
@@ -138,7 +138,7 @@ def run_backtest(
 def is_compilable(bars: Bars, config: BacktestConfig) -> bool:
     """Whether prices and amounts fit the compiled code."""
     try:
-        check_compilable(config.start_quote, config.asset_unit, int(min(bars.open_e8.min(), bars.close_e8.min())))
+        check_compilable(config.start_quote, config.asset_unit, *price_range_e8(bars))
     except ValueError:
         return False
     return True
@@ -329,8 +329,8 @@ def _params(policy: Policy | None, bar_s: int, config: BacktestConfig) -> Params
 def _run(program: _Program, market: Market, params: Params, first: int) -> FastRun:
     from offchain_rl import compiled
 
-    lowest_e8 = int(market.bars[:, [OPEN_E8, CLOSE_E8]].min())
-    check_compilable(params.start_quote, params.terms.unit, lowest_e8)
+    prices_e8 = market.bars[first:, [OPEN_E8, CLOSE_E8]]
+    check_compilable(params.start_quote, params.terms.unit, int(prices_e8.min()), int(prices_e8.max()))
     steps = len(market.bars) - 1 - first
     price_e8, close_s = (int(market.bars[first, column]) for column in (CLOSE_E8, CLOSE_S))
     vault = open_vault(params.start_quote, 0, price_e8, close_s, params.terms.unit)

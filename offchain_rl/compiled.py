@@ -112,17 +112,36 @@ def _cache_folder() -> str:
     return str(Path(named or Path.home() / ".cache" / "marketflow") / "compiled" / digest)
 
 
-def compile_cached(function: Any) -> Any:
-    """The function compiled, without the interpreter's checks; kept on disk for the next process where that can be."""
-    options = {"error_model": "numpy", "nogil": True}
+def compile_cached(function: Any, **options: Any) -> Any:
+    """The function compiled, without the interpreter's checks; kept on disk for the next process where that can be.
+
+    `options` are numba's. Files of a function in another module are made anew when that module changes.
+    """
+    options = {"error_model": "numpy", "nogil": True} | options
     before = numba_config.CACHE_DIR
     numba_config.CACHE_DIR = _cache_folder()
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # the folder can't be written: compiled anew each time
         return numba.njit(**options)(function)
     finally:
         numba_config.CACHE_DIR = before
+    _forgive_damage(compiled._cache)
+    return compiled
+
+
+def _forgive_damage(cache: Any) -> None:
+    """Files that were cut short, by a full disk or a power cut, are thrown away and made again."""
+    load = cache.load_overload
+
+    def load_or_forget(signature: Any, context: Any) -> Any:
+        try:
+            return load(signature, context)
+        except Exception:
+            cache.flush()
+            return None
+
+    cache.load_overload = load_or_forget
 
 
 @register_jitable(forceinline=True)

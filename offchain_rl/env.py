@@ -7,8 +7,10 @@ accelerator. Trainers step the vectorised one with `start` and `advance`, which 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ import numpy.typing as npt
 from offchain_rl.artefact import ActionSpec
 from offchain_rl.episode import (
     Int16Array,
+    Market,
     Params,
     build_market,
     initial,
     observation,
+    price_range_e8,
     reward,
     terminal,
     transition,
@@ -104,6 +108,8 @@ class EnvConfig:
 def wanted_weights_bps(shares: Any, max_weight_bps: int) -> npt.NDArray[np.int64]:
     """Actions between 0 and 1 as weights, to the nearest basis point. Raises ValueError for what is not a number."""
     shares = np.asarray(shares, dtype=np.float64).reshape(-1)
+    if not shares.size:
+        raise ValueError("an action is missing")
     if not np.isfinite(shares).all():
         raise ValueError(f"action {int(np.flatnonzero(~np.isfinite(shares))[0])} is not a number")
     return (np.clip(shares, 0.0, 1.0) * max_weight_bps + 0.5).astype(np.int64)
@@ -134,18 +140,21 @@ class TradingEnv(gymnasium.Env[npt.NDArray[np.int16], npt.NDArray[np.float32]]):
     ) -> tuple[npt.NDArray[np.int16], dict[str, Any]]:
         """A new episode from a random bar and in cash, or from `options["start"]` and `options["weight_bps"]`."""
         super().reset(seed=seed)
-        start = (options or {}).get("start")
-        if start is None:
-            start = int(self.np_random.integers(self._first, self._last + 1))
+        drawn = int(self.np_random.integers(self._first, self._last + 1))
+        start, weight_bps = (_whole((options or {}).get(k, d), k) for k, d in (("start", drawn), ("weight_bps", 0)))
         if not self._first <= start <= self._last:
             raise ValueError(f"an episode starts between bar {self._first} and bar {self._last}, not at {start}")
+        if not 0 <= weight_bps <= BPS:
+            raise ValueError(f"an episode starts with a weight between 0 and {BPS} bps, not with {weight_bps}")
         self.bar, self._steps = start, 0
-        self.vault = self._open((options or {}).get("weight_bps", 0))
+        self.vault = self._open(weight_bps)
         return self._observe(), self._info()
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int16], float, bool, bool, dict[str, Any]]:
         """What holding the share `action` of the largest weight brings over `bars_per_step` bars."""
         wanted_bps = int(wanted_weights_bps(action, self._params.max_weight_bps)[0])
+        if self._steps >= self._params.episode_steps:
+            raise RuntimeError("the episode is over: call reset() before the next step()")
         before = self.vault
         self.vault = transition(_AsLists(self._bars), self._params, before, self.bar, wanted_bps)  # type: ignore[arg-type]
         self.bar += self._params.bars_per_step
@@ -228,13 +237,14 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
         check_series(series, self.config)
         self.num_envs, self._starts_flat = num_envs, starts_flat
         self._market, self._params = build_market(series, self.config.observation), self.config.params()
+        self._fingerprint = _fingerprint(self._market, self._params)
         self.start_bars = all_starts(series, self.config)
         self._starts = self.start_bars
         self.single_observation_space = _observation_space(self.config)
         self.single_action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._seed = 0
+        self._seed, self._is_started = 0, False
         self._state = _State.empty(num_envs)
         size = len(self.config.observation.features)
         self._out = VectorStep(
@@ -252,9 +262,11 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
         from offchain_rl import compiled  # numba: half a second to import
 
         if seed is not None:
+            if not 0 <= int(seed) < 1 << 63:
+                raise ValueError(f"seed {seed} lies outside 0 and 2**63")
             self._seed = int(seed)
             self._state.counts[:] = 0
-        s = self._state
+        s, self._is_started = self._state, True
         compiled.restart_all(
             self._market, self._params, self._starts, self._seed, self._starts_flat, s.rows, s.bars, s.steps, s.counts,
             self._out.observations,
@@ -265,8 +277,13 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
         """All environments one decision further. `wanted_bps`: weights, integers [N]; clipped to what is allowed."""
         from offchain_rl import compiled
 
-        if len(wanted_bps) != self.num_envs:
-            raise ValueError(f"{len(wanted_bps)} actions for {self.num_envs} environments")
+        wanted_bps = np.asarray(wanted_bps)
+        if wanted_bps.shape != (self.num_envs,) or wanted_bps.dtype.kind != "i":
+            raise ValueError(
+                f"wanted_bps is {wanted_bps.dtype} of shape {wanted_bps.shape}: give integers, [{self.num_envs}]"
+            )
+        if not self._is_started:
+            raise RuntimeError("nothing has begun: call start() or reset() first")
         s, out = self._state, self._out
         largest = compiled.step_all(
             self._market, self._params, self._starts, self._seed, self._starts_flat, wanted_bps, s.rows, s.bars,
@@ -290,6 +307,7 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
         return {
             "bars": s.bars.copy(),
             "counts": s.counts.copy(),
+            "market": self._fingerprint.copy(),
             "observations": self._out.observations.copy(),
             "rows": s.rows.copy(),
             "seed": np.array([self._seed]),
@@ -298,15 +316,24 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
         }
 
     def restore(self, snapshot: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Goes on from a snapshot of an environment of the same size, series and configuration."""
+        """Goes on from a snapshot of an environment of the same size, series and configuration.
+
+        Raises ValueError for any other, and leaves everything as it was.
+        """
+        now = self.snapshot()
+        for name, array in now.items():
+            found = snapshot.get(name)
+            if found is None or found.dtype != array.dtype or (name != "starts" and found.shape != array.shape):
+                shape = "nothing" if found is None else f"{found.dtype} {found.shape}"
+                raise ValueError(f"the snapshot has {shape} for {name}, here it is {array.dtype} {array.shape}")
+        if not np.array_equal(snapshot["market"], now["market"]):
+            raise ValueError("the snapshot is of other series or of another configuration")
+        self.set_starts(snapshot["starts"])
         s = self._state
         for name, target in (("bars", s.bars), ("counts", s.counts), ("rows", s.rows), ("steps", s.steps)):
-            if snapshot[name].shape != target.shape:
-                raise ValueError(f"the snapshot has {name} of shape {snapshot[name].shape}, here it is {target.shape}")
             target[:] = snapshot[name]
         self._out.observations[:] = snapshot["observations"]
-        self._seed = int(snapshot["seed"][0])
-        self.set_starts(snapshot["starts"])
+        self._seed, self._is_started = int(snapshot["seed"][0]), True
 
     @property
     def vaults(self) -> list[Vault]:
@@ -354,6 +381,19 @@ class _State:
         return _State(np.zeros((num_envs, len(Vault._fields)), dtype=np.int64), *numbers)
 
 
+def _fingerprint(market: Market, params: Params) -> npt.NDArray[np.uint8]:
+    """32 bytes that differ for other prices, features or numbers."""
+    digest = hashlib.sha256(market.bars.tobytes() + market.features.tobytes() + repr(params).encode()).digest()
+    return np.frombuffer(digest, dtype=np.uint8)
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise ValueError(f"options[{name!r}] is {value!r}, not a whole number") from None
+
+
 def _observation_space(config: EnvConfig) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(INT16_MIN, INT16_MAX, (len(config.observation.features),), dtype=np.int16)
 
@@ -366,8 +406,7 @@ def check_series(series: Sequence[Bars], config: EnvConfig, *, is_compiled: bool
                 f"{one.source} has bars of {one.bar_s} s, the observation asks for {config.observation.bar_s} s"
             )
         if is_compiled:
-            lowest_e8 = int(min(one.open_e8.min(), one.close_e8.min()))
-            check_compilable(config.start_quote, config.asset_unit, lowest_e8)
+            check_compilable(config.start_quote, config.asset_unit, *price_range_e8(one))
 
 
 def all_starts(series: Sequence[Bars], config: EnvConfig) -> IntArray:

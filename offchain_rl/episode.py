@@ -88,6 +88,12 @@ def build_market(series: Sequence[Bars], spec: ObservationSpec) -> Market:
     return Market(bars, features)
 
 
+def price_range_e8(bars: Bars) -> tuple[int, int]:
+    """The lowest and the highest price at which anything is filled or valued."""
+    columns = bars.open_e8, bars.close_e8
+    return min(int(column.min()) for column in columns), max(int(column.max()) for column in columns)
+
+
 def initial(market: Market, p: Params, bar: int, weight_bps: int) -> Vault:
     """A vault worth `start_quote` with this weight of the asset at the close of `bar`."""
     price_e8 = market.bars[bar, CLOSE_E8]

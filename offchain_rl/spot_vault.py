@@ -174,9 +174,9 @@ def terms_of(costs: Costs, limits: Limits, rules: Rules, *, unit: int = 10**8) -
     return Terms(unit=unit, **asdict(costs), **asdict(limits), **asdict(rules))
 
 
-def check_compilable(start_quote: int, unit: int, lowest_price_e8: int) -> None:
+def check_compilable(start_quote: int, unit: int, lowest_price_e8: int, highest_price_e8: int) -> None:
     """Raises ValueError unless every amount of a run fits the compiled code: values up to MAX_GROWTH times the start,
-    and as much of the asset as that buys at the lowest price."""
+    as much of the asset as that buys at the lowest price, and what that is worth at the highest."""
     _require(
         start_quote * MAX_GROWTH <= MAX_VALUE,
         f"start_quote is {start_quote}: at most {MAX_VALUE // MAX_GROWTH} fits the compiled code",
@@ -186,6 +186,11 @@ def check_compilable(start_quote: int, unit: int, lowest_price_e8: int) -> None:
         start_quote * MAX_GROWTH * unit * PRICE_SCALE // lowest_price_e8 < 1 << 62,
         f"at a price of {lowest_price_e8}e-8 dollars, {start_quote} of start_quote buys more units of 1/{unit} than "
         "the compiled code can count: give a smaller asset_unit or start_quote",
+    )
+    _require(
+        start_quote * MAX_GROWTH * highest_price_e8 // lowest_price_e8 < 1 << 62,
+        f"prices go from {lowest_price_e8}e-8 to {highest_price_e8}e-8 dollars: what {start_quote} of start_quote buys "
+        "at the one is worth more at the other than the compiled code can count: give a smaller start_quote",
     )
 
 

@@ -69,9 +69,10 @@ from offchain_rl.spot_vault import DAY_S
 try:
     import numba
     import torch
-    from numba.core import config as numba_config
     from numba.extending import overload
     from torch import Tensor
+
+    from offchain_rl.compiled import compile_cached
 except ImportError as error:
     raise ImportError(f"training needs {error.name}: pip install -e '.[rl]'") from error
 
@@ -354,15 +355,7 @@ def _compile(function: Any) -> Any:
     The order is one all the same: the machine code's, which is kept on disk until this file changes. Numbers that are
     not finite keep their meaning.
     """
-    options = {"fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}, "error_model": "numpy", "nogil": True}
-    base = Path(os.environ.get("MARKETFLOW_CACHE_DIR") or Path.home() / ".cache" / "marketflow")
-    before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, str(base / "compiled" / "train_ppo")
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # the folder can't be written: compiled anew each time
-        return numba.njit(**options)(function)
-    finally:
-        numba_config.CACHE_DIR = before
+    return compile_cached(function, fastmath={"reassoc", "contract", "arcp", "nsz", "afn"})
 
 
 def tanh(x: Any) -> Any:

@@ -177,6 +177,20 @@ def test_a_vault_that_outgrows_the_compiled_code_runs_plain(create_bars: CreateB
     assert run_backtest(policy, bars) == run_plain(policy, bars)
 
 
+def test_a_spike_beyond_what_can_be_counted_runs_plain(create_bars: CreateBars) -> None:
+    bars = scaled(create_bars(200, step_bps=10), 100_000)
+    close_e8, high_e8 = bars.close_e8.copy(), bars.high_e8.copy()
+    close_e8[120] = high_e8[120] = 10**15
+    spiked = Bars(
+        source="spike", bar_s=1800, timestamps_s=bars.timestamps_s, open_e8=bars.open_e8, high_e8=high_e8,
+        low_e8=bars.low_e8, close_e8=close_e8,
+    )  # fmt: skip
+    policy, config = ConstantWeight(SPEC, ActionSpec(max_weight_bps=9_000), 5_000), BacktestConfig(limits=UNLIMITED)
+    with pytest.raises(ValueError, match="prices go from"):
+        run_compiled(policy, spiked, config)
+    assert run_backtest(policy, spiked, config) == run_plain(policy, spiked, config)
+
+
 def test_everything_can_be_sold_where_nothing_is_limited(create_bars: CreateBars) -> None:
     bars = create_bars(200)
     targets = np.array([10_000, 0] * 100, dtype=np.int32)[:199]

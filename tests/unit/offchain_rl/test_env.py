@@ -119,8 +119,11 @@ def test_actions_for_another_number_of_environments_and_starts_without_history_a
 ) -> None:
     env = VectorTradingEnv(create_bars(300), CONFIG, 4)
     env.start(1)
-    with pytest.raises(ValueError, match="3 actions for 4 environments"):
-        env.advance(np.zeros(3, dtype=np.int32))
+    for wrong in (np.zeros(3, dtype=np.int32), np.zeros((4, 1), dtype=np.int32), np.zeros(4), np.zeros(4, np.uint64)):
+        with pytest.raises(ValueError, match=r"wanted_bps is .*: give integers, \[4\]"):
+            env.advance(wrong)
+    with pytest.raises(ValueError, match="an action is missing"):
+        TradingEnv(create_bars(300), CONFIG).step(np.zeros(0, dtype=np.float32))
     with pytest.raises(ValueError, match="action 2 is not a number"):
         env.step(np.array([[0.1], [0.2], [np.nan], [0.3]], dtype=np.float32))
     for starts in ([], [48], [60, 10_000]):
@@ -324,8 +327,57 @@ def test_a_snapshot_goes_on_bit_for_bit(create_bars: CreateBars) -> None:
     for wanted in actions[40:]:
         assert one.advance(wanted).observations.tolist() == other.advance(wanted).observations.tolist()
     assert one.vaults == other.vaults
-    with pytest.raises(ValueError, match="the snapshot has bars of shape"):
-        VectorTradingEnv(bars, CONFIG, 4).restore(one.snapshot())
+
+
+def test_a_snapshot_of_anything_else_is_refused_and_changes_nothing(create_bars: CreateBars) -> None:
+    env, kept = VectorTradingEnv(create_bars(400), CONFIG, 8), VectorTradingEnv(create_bars(400), CONFIG, 8)
+    for one in (env, kept):
+        one.start(5)
+    good = env.snapshot()
+    other_series = VectorTradingEnv(create_bars(400, seed=2), CONFIG, 8)
+    other_series.start(1)
+    cheaper = VectorTradingEnv(create_bars(400), replace(CONFIG, costs=Costs(fee_bps=1)), 8)
+    cheaper.start(1)
+    wrong = [
+        (VectorTradingEnv(create_bars(400), CONFIG, 4).snapshot(), "for bars, here it is int64"),
+        ({name: array for name, array in good.items() if name != "seed"}, "the snapshot has nothing for seed"),
+        (good | {"rows": good["rows"].astype(np.float64)}, "the snapshot has float64"),
+        (other_series.snapshot(), "other series or of another configuration"),
+        (cheaper.snapshot(), "other series or of another configuration"),
+    ]
+    for snapshot, sentence in wrong:
+        with pytest.raises(ValueError, match=sentence):
+            env.restore(snapshot)
+    wanted = np.full(8, 4_000)
+    assert env.advance(wanted).observations.tolist() == kept.advance(wanted).observations.tolist()
+    assert env.vaults == kept.vaults
+
+
+def test_nothing_is_stepped_before_it_has_begun_or_after_it_has_ended(create_bars: CreateBars) -> None:
+    with pytest.raises(RuntimeError, match=r"call start\(\) or reset\(\) first"):
+        VectorTradingEnv(create_bars(300), CONFIG, 2).advance(np.zeros(2, dtype=np.int32))
+    with pytest.raises(ValueError, match="lies outside 0 and"):
+        VectorTradingEnv(create_bars(300), CONFIG, 2).start(1 << 63)
+    env = TradingEnv(create_bars(300), replace(CONFIG, episode_steps=2))
+    env.reset(seed=1)
+    for _ in range(2):
+        env.step(np.zeros(1, dtype=np.float32))
+    with pytest.raises(RuntimeError, match="the episode is over"):
+        env.step(np.zeros(1, dtype=np.float32))
+
+
+def test_an_episode_starts_with_what_a_vault_can_hold(create_bars: CreateBars) -> None:
+    env = TradingEnv(create_bars(300), CONFIG)
+    for options, sentence in (
+        ({"weight_bps": 10_001}, "with a weight between 0 and 10000 bps, not with 10001"),
+        ({"weight_bps": -5}, "not with -5"),
+        ({"weight_bps": "x"}, r"options\['weight_bps'\] is 'x', not a whole number"),
+        ({"start": 60.5}, r"options\['start'\] is 60.5"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            env.reset(options=options)
+    held = env.reset(options={"start": 60, "weight_bps": np.int64(500)})[1]["weight_bps"]
+    assert held in (499, 500)
 
 
 def test_vector_observations_are_known_from_their_past(create_bars: CreateBars) -> None:
