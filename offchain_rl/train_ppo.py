@@ -29,7 +29,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from math import log, pi
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -52,7 +53,7 @@ from offchain_rl.curriculum import (
 from offchain_rl.env import EnvConfig, VectorTradingEnv
 from offchain_rl.episode import Int16Array, Market, build_market
 from offchain_rl.error_bound import describe_error_bound
-from offchain_rl.evaluate import WalkForwardConfig, WalkForwardReport, walk_forward
+from offchain_rl.evaluate import MakePolicy, WalkForwardConfig, WalkForwardReport, walk_forward
 from offchain_rl.fixedpoint import IntArray
 from offchain_rl.observation import ObservationSpec
 from offchain_rl.policy import MlpPolicy, policy_from_artefact
@@ -65,6 +66,7 @@ from offchain_rl.prices import (
 )
 from offchain_rl.quantise import quantise
 from offchain_rl.spot_vault import DAY_S
+from offchain_rl.verdict import MIN_SEEDS
 
 try:
     import numba
@@ -1210,15 +1212,23 @@ def _as_integers_and_texts(value: Any) -> Any:
 def evaluate_training(
     bars: Bars, companions: Sequence[Bars], config: TrainConfig, walk: WalkForwardConfig, log: Log
 ) -> WalkForwardReport:
-    """The walk-forward report of this training on `bars`, with what the companions did in the same time."""
+    """The walk-forward report of this training on `bars`, with what the companions did in the same time.
 
-    def make_policy(train_bars: Bars) -> MlpPolicy:
-        trained = train(cut_to(train_bars, companions), config)
-        kept = f"update {trained.best_update} of {trained.updates} kept"
-        log(f"fold trained to {train_bars.end_s} in {trained.train_s:.1f} s, {kept}")
-        return trained.policy
+    The seeds that follow the configuration's are tried too, as many as a verdict needs.
+    """
 
-    return walk_forward(bars, make_policy, config.env.observation, walk)
+    def with_seed(seed: int) -> MakePolicy:
+        def make_policy(train_bars: Bars) -> MlpPolicy:
+            trained = train(cut_to(train_bars, companions), replace(config, seed=seed))
+            kept = f"update {trained.best_update} of {trained.updates} kept"
+            day = datetime.fromtimestamp(train_bars.end_s, tz=UTC).date()
+            log(f"seed {seed}, fold trained to {day} in {trained.train_s:.1f} s, {kept}")
+            return trained.policy
+
+        return make_policy
+
+    first, *others = (with_seed(config.seed + k) for k in range(MIN_SEEDS))
+    return walk_forward(bars, first, config.env.observation, walk, other_seeds=others)
 
 
 def cut_to(train_bars: Bars, companions: Sequence[Bars]) -> tuple[Bars, ...]:

@@ -28,7 +28,7 @@ from scripts._chain import in_one_sentence, say, show, warn
 @click.option("--max-weight-bps", default=5000, show_default=True, help="The most the policy may want in the asset.")
 @click.option("--train-days", default=365, show_default=True, help="Days that each fold of the report trains on.")
 @click.option("--test-days", default=60, show_default=True, help="Days that each fold is measured on.")
-@click.option("--trials", default=None, type=int, help="Configurations tried in all, this one included.")
+@click.option("--trials", default=None, type=int, help="Tried in all; default: as many as chose the method's settings.")
 @click.option("--no-report", is_flag=True, help="Leave the walk-forward report out; propose will warn of that.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to train.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Keep the state of the last training here.")
@@ -67,7 +67,8 @@ def cli(
     bars = load_bars(data)
     others = [load_bars(source) for source in companions or train_ppo.DEFAULT_COMPANIONS.get(data, ())]
     for quality in check_series(bars, *others):
-        warn([f"{quality.source}: {check.says}" for check in quality.checks if check.verdict == "warn"])
+        found = [check.says for check in quality.checks if check.verdict == "warn"]
+        warn([f"{quality.source}: {'; '.join(found)}"] if found else [])
     try:
         config = make_config(train_ppo, bars, seed, steps, max_weight_bps, device)
         walk = WalkForwardConfig(
