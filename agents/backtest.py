@@ -21,7 +21,7 @@ from agents.journal import Journal
 from offchain_rl import spot_vault as model
 from offchain_rl.artefact import Artefact
 from offchain_rl.backtest import Backtest, BacktestConfig
-from offchain_rl.observation import BadObservation
+from offchain_rl.observation import BPS, BadObservation
 from offchain_rl.prices import Bars
 from offchain_rl.spot_vault import BUY, SELL, Planned, Vault
 from oracle.chain import BlockRef
@@ -136,7 +136,7 @@ def run_cycle(
     cycle = Cycle(
         chain_id=0, artefact=artefact, vaults=market, rounds=market, execution=market, journal=journal,
         documents=Documents(),  # type: ignore[arg-type]  # the store's `put`; nothing is read back
-        decimals={ASSET: 8}, operator=OperatorLimits(min_trade_value=config.rules.min_trade_value),
+        decimals={ASSET: 8}, operator=wishes_of(config),
     )  # fmt: skip
     values, weights, targets = [market.vault.equity], [0], []
     for bar in range(start, len(bars) - 1):
@@ -151,6 +151,12 @@ def run_cycle(
         bar_s=bars.bar_s, start_s=closes_s[start], end_s=closes_s[-1], values=tuple(values),
         weights_bps=tuple(weights), targets_bps=tuple(targets), vault=market.vault,
     )  # fmt: skip
+
+
+def wishes_of(config: BacktestConfig) -> OperatorLimits:
+    """The operator's limits: none tighter than the vault's, but for dust."""
+    position_bps = max(config.limits.max_position_bps, BPS)
+    return OperatorLimits(min_trade_value=config.rules.min_trade_value, max_position_bps=position_bps)
 
 
 def reasons_of(v: Vault) -> int:

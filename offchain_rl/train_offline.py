@@ -41,9 +41,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from offchain_rl.artefact import Artefact, ArtefactInvalid, Layer, code_version, load, save
+from offchain_rl.artefact import Artefact, ArtefactInvalid, Layer, code_version, load, require_writable, save
 from offchain_rl.error_bound import describe_error_bound
-from offchain_rl.evaluate import WalkForwardConfig, WalkForwardReport, walk_forward
+from offchain_rl.evaluate import WalkForwardConfig, WalkForwardReport, seen_until_s, walk_forward
 from offchain_rl.logged_steps import BadSteps, FloatArray, LogConfig, LoggedSteps, Transitions, load_steps, log_runs
 from offchain_rl.observation import BadObservation, ObservationSpec
 from offchain_rl.policy import MlpPolicy, MovingAverageRule, Policy, policy_from_artefact
@@ -331,6 +331,8 @@ class Behaviour:
 
     policy: Policy | None = None
     steps: LoggedSteps | None = None
+    # When the last bar that the policy was made from ends.
+    seen_until_s: int = 0
 
     @property
     def spec(self) -> ObservationSpec:
@@ -353,7 +355,8 @@ def find_behaviour(words: Sequence[str], bar_s: int) -> Behaviour:
     if kind == "moving_average" and not rest:
         return Behaviour(policy=MovingAverageRule(ObservationSpec(bar_s=bar_s)))
     if kind == "artefact" and len(rest) == 1:
-        return Behaviour(policy=policy_from_artefact(load(rest[0])))
+        artefact = load(rest[0])
+        return Behaviour(policy=policy_from_artefact(artefact), seen_until_s=seen_until_s(artefact))
     if kind == "ledger" and len(rest) == 1:
         return Behaviour(steps=load_steps(Path(rest[0])))
     raise BadSteps(f"--behaviour {' '.join(words)}: name moving_average, artefact FILE or ledger FOLDER")
@@ -438,12 +441,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted: no artefact was written", file=sys.stderr)
+        return 130
     return 1
 
 
 def run(options: argparse.Namespace) -> int:
     """0, after an artefact was trained, evaluated and written."""
     quiet_d3rlpy()
+    require_writable(options.out)
     bars = load_bars(options.data)
     companions = [load_bars(source) for source in options.companion]
     check_series(bars, *companions)
@@ -496,12 +503,14 @@ def evaluate_and_compare(
 def plan_walk(
     bars: Bars, behaviour: Behaviour, options: argparse.Namespace, log_config: LogConfig
 ) -> WalkForwardConfig:
-    """The windows. A ledger's first test begins after its last step: what was learnt from is no test."""
+    """The windows. The first test begins after a ledger's last step: what was learnt from is no test."""
     train_bars = options.train_days * DAY_S // bars.bar_s
     if behaviour.steps is not None:
         train_bars = int(np.searchsorted(bars.timestamps_s, int(behaviour.steps.times_s.max()), side="right"))
         if train_bars == 0:
             raise BadSteps(f"{bars.source} begins after the ledger's last trade: give prices that cover its trades")
+    # What the behaviour itself was made from is no test either.
+    train_bars = max(train_bars, int(np.searchsorted(bars.timestamps_s, behaviour.seen_until_s)))
     return WalkForwardConfig(
         train_bars=train_bars,
         test_bars=options.test_days * DAY_S // bars.bar_s,

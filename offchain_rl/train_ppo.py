@@ -38,7 +38,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from offchain_rl.artefact import ActionSpec, Artefact, code_version, save
+from offchain_rl.artefact import ActionSpec, Artefact, code_version, require_writable, save
 from offchain_rl.backtest import BacktestConfig, run_policy
 from offchain_rl.checkpoint import CheckpointRefused, Identity, State, load_checkpoint, save_checkpoint
 from offchain_rl.curriculum import (
@@ -1310,6 +1310,7 @@ def run(options: argparse.Namespace) -> int:
     """0, after an artefact was trained, evaluated and written."""
     if options.resume and not options.checkpoint:
         raise ValueError("--resume goes on from a checkpoint: name it with --checkpoint")
+    require_writable(options.out)
     bars = load_bars(options.data)
     companions = [load_bars(source) for source in options.companion or DEFAULT_COMPANIONS.get(options.data, ())]
     check_series(bars, *companions)

@@ -131,6 +131,10 @@ class Evidence:
             self.trials.column(name)
         if self.seeds and self.chosen not in self.seeds:
             raise BadRecord(f"{self.chosen!r} is judged and is not one of its own seeds")
+        if not all(map(isfinite, self.paths)):
+            raise BadRecord("the Sharpe ratio of a path is not a number")
+        if min(self.trades, self.max_drawdown_bps) < 0 or self.trials_made >= 1 << 53:
+            raise BadRecord("trades, drawdown and trials are counts, none of them negative or beyond counting")
         if self.trials_made < len(self.trials.names):
             raise BadRecord(f"{self.trials_made} trials made, and {len(self.trials.names)} have a record: count again")
         if len(self.baselines.names) < 1 or not np.array_equal(self.trials.times_s, self.baselines.times_s):

@@ -14,7 +14,7 @@ from offchain_rl.backtest import BacktestConfig, run_backtest, run_plain
 from offchain_rl.observation import BadObservation, ObservationSpec
 from offchain_rl.policy import policy_from_artefact
 from offchain_rl.prices import Bars, load_bars
-from offchain_rl.spot_vault import Costs, Limits, Rules
+from offchain_rl.spot_vault import UNLIMITED, Costs, Limits, Rules
 
 SPEC = ObservationSpec(
     lookback=50, vol_window=48, features=("return_z:4", "ma_cross_z:8:48", "log_vol:48", "weight", "drawdown")
@@ -70,6 +70,7 @@ def test_too_little_history_and_a_start_that_makes_inexact_unit_prices_are_refus
     ("name", "config", "seen"),
     [
         ("roomy", BacktestConfig(), lambda v: v.trades > 50),
+        ("unlimited", BacktestConfig(limits=UNLIMITED), lambda v: v.trades > 50),
         ("tight", BacktestConfig(limits=TIGHT), lambda v: v.halted_at_s > 0 and v.lot > 0),
         ("slippery", BacktestConfig(limits=SLIPPERY), lambda v: v.reverted > 5 and v.trades > 5),
         (

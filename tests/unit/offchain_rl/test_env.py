@@ -344,6 +344,8 @@ def test_a_snapshot_of_anything_else_is_refused_and_changes_nothing(create_bars:
         (good | {"rows": good["rows"].astype(np.float64)}, "the snapshot has float64"),
         (other_series.snapshot(), "other series or of another configuration"),
         (cheaper.snapshot(), "other series or of another configuration"),
+        (good | {"bars": good["bars"] + 10**6}, "at bars that the series does not have"),
+        (good | {"steps": good["steps"] - 10**6}, "at bars that the series does not have"),
     ]
     for snapshot, sentence in wrong:
         with pytest.raises(ValueError, match=sentence):

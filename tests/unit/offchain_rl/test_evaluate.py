@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from offchain_rl.artefact import ActionSpec, Artefact, canonical_bytes
-from offchain_rl.backtest import run_backtest
+from offchain_rl.backtest import BacktestConfig, run_backtest
 from offchain_rl.evaluate import (
     BASELINES,
+    MOVING_AVERAGE,
+    VOLATILITY_TARGET,
     CrossValidationConfig,
     VolatilityTarget,
     WalkForwardConfig,
@@ -23,6 +25,7 @@ from offchain_rl.evaluate import (
     format_report,
     join_runs,
     plan_folds,
+    simple_policies,
     walk_all,
     walk_forward,
 )
@@ -243,3 +246,13 @@ def test_cross_validation_without_bars_to_train_on_is_refused(create_bars: Creat
     config = CrossValidationConfig(embargo_bars=20, min_train_bars=10_000)
     with pytest.raises(BadObservation, match="split 1 has no 10000 bars in a row"):
         cross_validate(create_bars(3_600), lambda runs: HoldPolicy(SPEC), SPEC, config)
+
+
+def test_a_policy_does_not_decide_how_good_its_baselines_are() -> None:
+    """A deadband that stills them, or a weight that does not pay for their gas, would make anything look better."""
+    for action in (ActionSpec(deadband_bps=10_000), ActionSpec(max_weight_bps=5, deadband_bps=0)):
+        policies = simple_policies(action, 14_400, BacktestConfig())
+        for name in (MOVING_AVERAGE, VOLATILITY_TARGET):
+            found = policies[name][0].action
+            assert found.deadband_bps == ActionSpec().deadband_bps
+            assert found.max_weight_bps >= 4 * found.deadband_bps

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from offchain_rl.artefact import ActionSpec, Artefact, save
-from offchain_rl.observation import ObservationSpec
+from offchain_rl.observation import BadObservation, ObservationSpec
 from offchain_rl.prices import Bars
 from offchain_rl.report import (
     BadRequest,
@@ -227,7 +227,7 @@ def test_an_artefact_is_judged_on_what_it_has_not_seen(create_bars: CreateBars) 
 )
 def test_an_artefact_that_does_not_say_what_it_has_seen_is_refused(data: Any, create_bars: CreateBars) -> None:
     provenance = {} if data is None else {"data": data}
-    with pytest.raises(BadRequest, match="does not say which bars it was made from, so none is unseen"):
+    with pytest.raises(BadObservation, match="does not say which bars it was made from, so none is unseen"):
         fixed(rule_artefact(14_400, provenance=provenance), create_bars(500, bar_s=14_400))
 
 

@@ -248,7 +248,12 @@ def test_a_behaviour_that_there_is_not_is_refused(words: list[str], says: str) -
 
 
 def test_a_rule_an_artefact_and_a_ledger_can_be_learnt_from(behaved: LoggedSteps, tmp_path: Path) -> None:
-    save(Artefact(name="half", kind="constant", observation=SPEC, parameters={"weight_bps": 2500}), tmp_path / "a.json")
+    fields = {"kind": "constant", "observation": SPEC, "parameters": {"weight_bps": 2500}}
+    save(Artefact(name="half", **fields, provenance={"data": [{"end_s": 1_600_000_000}]}), tmp_path / "a.json")
+    save(Artefact(name="unknown", **fields), tmp_path / "b.json")
+    with pytest.raises(BadObservation, match="artefact unknown does not say which bars it was made from"):
+        find_behaviour(["artefact", str(tmp_path / "b.json")], 1800)
+    assert find_behaviour(["artefact", str(tmp_path / "a.json")], 1800).seen_until_s == 1_600_000_000
     behaved.save(tmp_path / "a.steps.npz")
     assert isinstance(find_behaviour(["moving_average"], 1800).policy, MovingAverageRule)
     artefact, bars = find_behaviour(["artefact", str(tmp_path / "a.json")], 1800), planted(900, 1)
