@@ -22,13 +22,26 @@ from numba.core import config as numba_config
 from numba.extending import overload, register_jitable
 
 from offchain_rl import episode, fixedpoint, reward, spot_vault
-from offchain_rl.episode import Int16Array, Market, Params, draw_start, initial, observation, terminal, transition
+from offchain_rl.episode import (
+    CLOSE_E8,
+    CLOSE_S,
+    OPEN_E8,
+    OPEN_S,
+    Int16Array,
+    Market,
+    Params,
+    draw_start,
+    initial,
+    observation,
+    terminal,
+)
 from offchain_rl.fixedpoint import IntArray
 from offchain_rl.spot_vault import Vault
 
 VAULT_WIDTH: Final = len(Vault._fields)
 # Environments that are stepped together.
 _BLOCK: Final = 64
+HALTED_AT: Final = Vault._fields.index("halted_at_s")
 _FOLDER: Final = Path(__file__).parent
 _SOURCES: Final = [_FOLDER / f"{name}.py" for name in ("fixedpoint", "spot_vault", "reward", "episode", "compiled")]
 
@@ -94,13 +107,13 @@ def _tanh_q12_int64(value_q12: Any) -> Any:
 # Every function that the model is made of: numba then finds them wherever they are called. What runs in every bar is
 # inlined, so that a vault stays in registers; what runs when something is ordered is not.
 for _module, _names, _is_inlined in (
-    (spot_vault, "sync close_bar pass_bar", True),
+    (spot_vault, "sync", True),
     (spot_vault, "worth_down worth_up mul_div_up is_below_by decayed weight_bps_of drawdown_bps_of is_reducing", False),
     (spot_vault, "open_vault asset_for_down plan _review _may_trade _no_order _pay_gas fill_price", False),
-    (spot_vault, "fill slippage_after trade place auction", False),
+    (spot_vault, "fill slippage_after trade place auction close_bar pass_bar", False),
     (reward, "step_reward", False),
-    (episode, "next_bar transition observation reward", True),
-    (episode, "hold terminal saturated initial draw_start", False),
+    (episode, "observation reward", True),
+    (episode, "terminal saturated initial draw_start", False),
 ):
     for _name in _names.split():
         register_jitable(forceinline=_is_inlined)(getattr(_module, _name))
@@ -186,6 +199,35 @@ def restart_all(
 
 
 @compile_cached
+def pass_bars(
+    market: Market, p: Params, low: int, high: int, is_asked: bool, wanted_bps: Any, rows: IntArray, bars: IntArray
+) -> None:
+    """`episode.next_bar` for the environments from `low` to `high`, `is_asked` in the first bar of a step.
+
+    What most vaults need in most bars, `sync`, has a loop of its own: beside the calls that few need, a vault would not
+    stay in registers.
+    """
+    t = p.terms
+    for i in range(low, high):
+        v, bar = load_vault(rows[i]), bars[i]
+        wanted = min(max(np.int64(wanted_bps[i]), 0), p.max_weight_bps)
+        is_rebalance = is_asked and abs(wanted - spot_vault.weight_bps_of(v)) >= max(p.deadband_bps, 1)
+        if is_rebalance or spot_vault.is_reducing(v):
+            row = market.bars[bar + 1]
+            price_e8 = spot_vault.fill_price(row[OPEN_E8], row[CLOSE_E8], t.latency_s, p.bar_s)
+            decided_s = market.bars[bar, CLOSE_S]
+            store_vault(spot_vault.place(v, is_rebalance, wanted, decided_s, row[OPEN_S], price_e8, t), rows[i])
+    for i in range(low, high):
+        bars[i] += 1
+        row = market.bars[bars[i]]
+        store_vault(spot_vault.sync(load_vault(rows[i]), row[CLOSE_E8], row[CLOSE_S], t), rows[i])
+    for i in range(low, high):
+        if rows[i, HALTED_AT] != 0:
+            row = market.bars[bars[i]]
+            store_vault(spot_vault.close_bar(load_vault(rows[i]), row[CLOSE_E8], row[CLOSE_S], t), rows[i])
+
+
+@compile_cached
 def step_all(
     market: Market, p: Params, starts: IntArray, seed: int, flat: bool, wanted_bps: Any, rows: IntArray, bars: IntArray,
     steps: IntArray, counts: IntArray, observations: Int16Array, finals: Int16Array, rewards: Any, terminated: Any,
@@ -203,9 +245,9 @@ def step_all(
         for i in range(low, high):
             for k in range(VAULT_WIDTH):
                 before[i - low, k] = rows[i, k]
+        for k in range(p.bars_per_step):
+            pass_bars(market, p, low, high, k == 0, wanted_bps, rows, bars)
         for i in range(low, high):
-            store_vault(transition(market, p, load_vault(rows[i]), bars[i], wanted_bps[i]), rows[i])
-            bars[i] += p.bars_per_step
             steps[i] += 1
         for i in range(low, high):
             old, new = load_vault(before[i - low]), load_vault(rows[i])
@@ -273,19 +315,24 @@ def run_bars(
     for i in range(len(values) - 1):
         bar = first + i
         if mode == WANTED:
-            wanted_bps = wanted[i]
+            wanted_bps = np.int64(wanted[i])
         elif mode == BUY_AND_HOLD:
             wanted_bps = p.max_weight_bps if held_bps < p.max_weight_bps // 100 else held_bps
         else:
             observation(market, p, v, bar, row)
             squashed = fixedpoint.tanh_q12(network_output_q12(shape, weights, biases, shifts, row))
             wanted_bps = (p.max_weight_bps * (squashed + 4096) + 4096) >> 13
-        distance = abs(wanted_bps - held_bps)
-        is_rebalance = distance > 0 and distance >= p.deadband_bps
-        v = spot_vault.pass_bar(
-            v, is_rebalance, wanted_bps, market.bars[bar, 3], market.bars[bar + 1, 2], market.bars[bar + 1, 0],
-            market.bars[bar + 1, 1], market.bars[bar + 1, 3], p.bar_s, p.terms,
-        )  # fmt: skip
+        is_rebalance = abs(wanted_bps - held_bps) >= max(p.deadband_bps, 1)
+        now = market.bars[bar + 1]
+        if is_rebalance or spot_vault.is_reducing(v):
+            v = spot_vault.pass_bar(
+                v, is_rebalance, wanted_bps, market.bars[bar, CLOSE_S], now[OPEN_S], now[OPEN_E8], now[CLOSE_E8],
+                now[CLOSE_S], p.bar_s, p.terms,
+            )  # fmt: skip
+        else:
+            v = spot_vault.sync(v, now[CLOSE_E8], now[CLOSE_S], p.terms)
+            if v.halted_at_s != 0:
+                v = spot_vault.close_bar(v, now[CLOSE_E8], now[CLOSE_S], p.terms)
         held_bps = spot_vault.weight_bps_of(v)
         values[i + 1], weights_bps[i + 1] = v.last_value - v.gas_spent, held_bps
         targets_bps[i] = wanted_bps if is_rebalance else -1
