@@ -107,10 +107,10 @@ def _tanh_q12_int64(value_q12: Any) -> Any:
 # Every function that the model is made of: numba then finds them wherever they are called. What runs in every bar is
 # inlined, so that a vault stays in registers; what runs when something is ordered is not.
 for _module, _names, _is_inlined in (
-    (spot_vault, "sync", True),
+    (spot_vault, "sync close_bar pass_bar", True),
     (spot_vault, "worth_down worth_up mul_div_up is_below_by decayed weight_bps_of drawdown_bps_of is_reducing", False),
     (spot_vault, "open_vault asset_for_down plan _review _may_trade _no_order _pay_gas fill_price", False),
-    (spot_vault, "fill slippage_after trade place auction close_bar pass_bar", False),
+    (spot_vault, "fill slippage_after trade place auction", False),
     (reward, "step_reward", False),
     (episode, "observation reward", True),
     (episode, "terminal saturated initial draw_start", False),
@@ -315,24 +315,19 @@ def run_bars(
     for i in range(len(values) - 1):
         bar = first + i
         if mode == WANTED:
-            wanted_bps = np.int64(wanted[i])
+            wanted_bps = wanted[i]
         elif mode == BUY_AND_HOLD:
             wanted_bps = p.max_weight_bps if held_bps < p.max_weight_bps // 100 else held_bps
         else:
             observation(market, p, v, bar, row)
             squashed = fixedpoint.tanh_q12(network_output_q12(shape, weights, biases, shifts, row))
             wanted_bps = (p.max_weight_bps * (squashed + 4096) + 4096) >> 13
-        is_rebalance = abs(wanted_bps - held_bps) >= max(p.deadband_bps, 1)
-        now = market.bars[bar + 1]
-        if is_rebalance or spot_vault.is_reducing(v):
-            v = spot_vault.pass_bar(
-                v, is_rebalance, wanted_bps, market.bars[bar, CLOSE_S], now[OPEN_S], now[OPEN_E8], now[CLOSE_E8],
-                now[CLOSE_S], p.bar_s, p.terms,
-            )  # fmt: skip
-        else:
-            v = spot_vault.sync(v, now[CLOSE_E8], now[CLOSE_S], p.terms)
-            if v.halted_at_s != 0:
-                v = spot_vault.close_bar(v, now[CLOSE_E8], now[CLOSE_S], p.terms)
+        distance = abs(wanted_bps - held_bps)
+        is_rebalance = distance > 0 and distance >= p.deadband_bps
+        v = spot_vault.pass_bar(
+            v, is_rebalance, wanted_bps, market.bars[bar, 3], market.bars[bar + 1, 2], market.bars[bar + 1, 0],
+            market.bars[bar + 1, 1], market.bars[bar + 1, 3], p.bar_s, p.terms,
+        )  # fmt: skip
         held_bps = spot_vault.weight_bps_of(v)
         values[i + 1], weights_bps[i + 1] = v.last_value - v.gas_spent, held_bps
         targets_bps[i] = wanted_bps if is_rebalance else -1
