@@ -259,18 +259,31 @@ def run_targets(
     deadband_bps: int = 0,
 ) -> FastRun:
     """A run that asks for the weight `targets_bps[t]` at the close of bar t, whatever the vault holds, [T - 1]."""
+    if len(targets_bps) < len(market.bars) - 1:
+        raise ValueError(f"{len(targets_bps)} targets for {len(market.bars)} bars: give one for each bar but the last")
+    params = _params(None, bar_s, config)._replace(deadband_bps=deadband_bps)
+    return _run(_Program(wanted=targets_bps), market, params, 0)
+
+
+def cross_targets_bps(close_e8: IntArray, fast: int, slow: int, *, wanted_bps: int = BPS) -> npt.NDArray[np.int32]:
+    """What `run_targets` takes for a crossing of moving averages, int32 [T - 1]: `wanted_bps` at each close where the
+    mean of the last `fast` closes is above that of the last `slow`, 0 elsewhere and before there are so many. Exact."""
     from offchain_rl import compiled
 
-    params = _params(None, bar_s, config)._replace(deadband_bps=deadband_bps)
-    return _run(_Program(mode=compiled.WANTED, wanted=targets_bps), market, params, 0)
+    if not 0 < fast < slow:
+        raise ValueError(f"the fast mean is of {fast} closes and the slow one of {slow}: give 0 < fast < slow")
+    if int(close_e8.max()) * fast * slow >= 1 << 62:
+        raise ValueError(f"means of {fast} and {slow} closes are too long for prices as high as {close_e8.max()}e-8")
+    targets = np.empty(len(close_e8) - 1, dtype=np.int32)
+    compiled.cross(close_e8, fast, slow, wanted_bps, targets)
+    return targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Program:
     """A policy as the compiled loop takes it: weights wanted at each bar, or a network, or buy and hold."""
 
-    mode: int
-    wanted: Any = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    wanted: Any = None
     shape: IntArray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     weights: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     biases: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -278,27 +291,22 @@ class _Program:
 
 
 def _program_of(policy: Policy, market: Market, first: int) -> _Program:
-    from offchain_rl import compiled
-
     if isinstance(policy, MlpPolicy):
         return _network(policy)
     if isinstance(policy, BuyAndHold):
-        return _Program(mode=compiled.BUY_AND_HOLD)
+        return _Program()
     vectors = market.features[first:-1]
     if isinstance(policy, MovingAverageRule):
         wanted = np.where(vectors[:, policy._position] > 0, policy._above_bps, policy._below_bps)
     else:
         wanted = np.full(len(vectors), policy._weight_bps if isinstance(policy, ConstantWeight) else 0)
-    return _Program(mode=compiled.WANTED, wanted=wanted.astype(np.int32))
+    return _Program(wanted=wanted.astype(np.int32))
 
 
 def _network(policy: MlpPolicy) -> _Program:
-    from offchain_rl import compiled
-
     layers, bits = policy._layers, policy.spec.scale_bits
     shifts = [(bits if i == 0 else Q12_BITS) + layer.weight_bits - Q12_BITS for i, layer in enumerate(layers)]
     return _Program(
-        mode=compiled.NETWORK,
         shape=np.array([len(policy.spec.features), *(len(layer.biases) for layer in layers)], dtype=np.int64),
         weights=np.concatenate([np.array(layer.weights, dtype=np.int64).reshape(-1) for layer in layers]),
         biases=np.concatenate([np.array(layer.biases, dtype=np.int64) for layer in layers]),
@@ -329,19 +337,31 @@ def _params(policy: Policy | None, bar_s: int, config: BacktestConfig) -> Params
 def _run(program: _Program, market: Market, params: Params, first: int) -> FastRun:
     from offchain_rl import compiled
 
-    prices_e8 = market.bars[first:, [OPEN_E8, CLOSE_E8]]
-    check_compilable(params.start_quote, params.terms.unit, int(prices_e8.min()), int(prices_e8.max()))
+    _check_prices(market, params, first)
     steps = len(market.bars) - 1 - first
     price_e8, close_s = (int(market.bars[first, column]) for column in (CLOSE_E8, CLOSE_S))
     vault = open_vault(params.start_quote, 0, price_e8, close_s, params.terms.unit)
+    book = np.array(vault, dtype=np.int64).reshape(-1, 1)
     values, weights, targets = np.empty(steps + 1, np.int64), np.empty(steps + 1, np.int32), np.empty(steps, np.int32)
-    vault = Vault(*compiled.run_bars(
-        market, params, first, vault, program.mode, program.wanted, program.shape, program.weights, program.biases,
-        program.shifts, values, weights, targets,
-    ))  # fmt: skip
+    written = (book, values, weights, targets)
+    if program.wanted is not None:
+        compiled.run_wanted(market.bars, *params.packed(), first, program.wanted, *written)
+    else:
+        network = (program.shape, program.weights, program.biases, program.shifts)
+        compiled.run_decided(market.bars, market.features, *params.packed(), first, *network, *written)
+    vault = Vault(*book[:, 0].tolist())
     if vault.peak_value > MAX_GROWTH * params.start_quote:
         raise OverflowError(f"a vault grew to {vault.peak_value}, more than {MAX_GROWTH} times its start")
     return FastRun(values=values, weights_bps=weights, targets_bps=targets, vault=vault)
+
+
+def _check_prices(market: Market, params: Params, first: int) -> None:
+    """`check_compilable` for the bars from `first` on, which is all right when it is so for all bars."""
+    try:
+        check_compilable(params.start_quote, params.terms.unit, *market.range_e8)
+    except ValueError:
+        prices_e8 = market.bars[first:, [OPEN_E8, CLOSE_E8]]
+        check_compilable(params.start_quote, params.terms.unit, int(prices_e8.min()), int(prices_e8.max()))
 
 
 # Figures

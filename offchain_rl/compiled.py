@@ -20,6 +20,7 @@ import numpy as np
 from numba import types
 from numba.core import config as numba_config
 from numba.extending import overload, register_jitable
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from offchain_rl import episode, fixedpoint, reward, spot_vault
 from offchain_rl.episode import (
@@ -36,19 +37,28 @@ from offchain_rl.episode import (
     terminal,
 )
 from offchain_rl.fixedpoint import IntArray
-from offchain_rl.spot_vault import Vault
+from offchain_rl.spot_vault import Terms, Vault
 
 VAULT_WIDTH: Final = len(Vault._fields)
+_PEAK: Final = Vault._fields.index("peak_value")
+_HALTED: Final = Vault._fields.index("halted_at_s")
+_TERMS: Final = len(Terms._fields)
+_WHOLE: Final = len(Params._fields) - 3
+# For those functions of the model that look at one of the market's two arrays only.
+_NO_BARS: Final = np.zeros((1, 4), dtype=np.int64)
+_NO_FEATURES: Final = np.zeros((1, 1), dtype=np.int16)
+_NO_RANGE: Final = (0, 0)
 # Environments that are stepped together.
 _BLOCK: Final = 64
-HALTED_AT: Final = Vault._fields.index("halted_at_s")
+# Bars that are valued ahead, as if nothing were ordered in them.
+_AHEAD: Final = 32
 _FOLDER: Final = Path(__file__).parent
 _SOURCES: Final = [_FOLDER / f"{name}.py" for name in ("fixedpoint", "spot_vault", "reward", "episode", "compiled")]
 
 
 @overload(spot_vault.mul_div_down)
 def _mul_div_down_int64(a: Any, b: Any, c: Any) -> Any:
-    """The quotient is guessed in floating point and put right by its remainder.
+    """The quotient is guessed in floating point and put right by its remainder, without a branch where it is small.
 
     The remainder is a * b - q * c modulo 2^64, and exact because its true size is below 2^63: the guess is off by at
     most q * 2^-51 + 1, and a * b < 2^110 with c < 2^60 keeps (q * 2^-51 + 1) * c below 2^60.
@@ -60,10 +70,36 @@ def _mul_div_down_int64(a: Any, b: Any, c: Any) -> Any:
         a, b, c = np.int64(a), np.int64(b), np.int64(c)
         quotient = np.int64(np.float64(a) * np.float64(b) * (1.0 / np.float64(c)))
         remainder = a * b - quotient * c
+        quotient += np.int64(remainder >= c) - np.int64(remainder < 0)
+        remainder = a * b - quotient * c
         if remainder < 0 or remainder >= c:
-            step = remainder // c
-            quotient += step
+            quotient += remainder // c
         return quotient
+
+    return implementation
+
+
+@overload(spot_vault.value_div_down)
+def _value_div_down_int64(a: Any, b: Any, c: Any) -> Any:
+    """As above; the guess is off by less than 1 + 2^-2, so that its whole part is off by at most one."""
+    if not all(isinstance(x, types.Integer) for x in (a, b, c)):
+        return None
+
+    def implementation(a: Any, b: Any, c: Any) -> Any:  # numba wants the names and hints of the function above
+        a, b, c = np.int64(a), np.int64(b), np.int64(c)
+        quotient = np.int64(np.float64(a) * np.float64(b) * (1.0 / np.float64(c)))
+        remainder = a * b - quotient * c
+        return quotient + np.int64(remainder >= c) - np.int64(remainder < 0)
+
+    return implementation
+
+
+@overload(spot_vault.day_of)
+def _day_of_int64(now_s: Any) -> Any:
+    """A division of floats is exact to less than a second as long as the seconds are, up to 2^52."""
+
+    def implementation(now_s: Any) -> Any:
+        return np.int64(np.float64(now_s) / 86_400.0)
 
     return implementation
 
@@ -107,13 +143,13 @@ def _tanh_q12_int64(value_q12: Any) -> Any:
 # Every function that the model is made of: numba then finds them wherever they are called. What runs in every bar is
 # inlined, so that a vault stays in registers; what runs when something is ordered is not.
 for _module, _names, _is_inlined in (
-    (spot_vault, "sync close_bar pass_bar", True),
-    (spot_vault, "worth_down worth_up mul_div_up is_below_by decayed weight_bps_of drawdown_bps_of is_reducing", False),
-    (spot_vault, "open_vault asset_for_down plan _review _may_trade _no_order _pay_gas fill_price", False),
-    (spot_vault, "fill slippage_after trade place auction", False),
-    (reward, "step_reward", False),
-    (episode, "observation reward", True),
-    (episode, "terminal saturated initial draw_start", False),
+    (spot_vault, "worth_down worth_up mul_div_up is_below_by share_bps weight_bps_of drawdown_bps_of", True),
+    (spot_vault, "is_reducing is_quiet decayed asset_for_down plan _wish _review _may_trade _no_order _pay_gas", True),
+    (spot_vault, "fill_price fill sync sync_at slippage_after trade place", True),
+    (spot_vault, "open_vault auction sell_lot close_bar pass_bar", False),
+    (reward, "step_reward", True),
+    (episode, "clipped_weight is_far observation share_feature saturated reward terminal", True),
+    (episode, "initial draw_start", False),
 ):
     for _name in _names.split():
         register_jitable(forceinline=_is_inlined)(getattr(_module, _name))
@@ -158,121 +194,173 @@ def _forgive_damage(cache: Any) -> None:
 
 
 @register_jitable(forceinline=True)
-def load_vault(row: Any) -> Vault:
-    """A vault from a row of VAULT_WIDTH integers, in the order of the tuple's fields."""
+def unpacked(numbers: IntArray, others: Any) -> Params:
+    """What `Params.packed` was made of."""
+    terms = Terms(*to_fixed_tuple(numbers[:_TERMS], _TERMS))
+    return Params(*((terms,) + to_fixed_tuple(numbers[_TERMS:], _WHOLE) + (others[0], others[1])))  # noqa: RUF005
+
+
+@register_jitable(forceinline=True)
+def load_vault(columns: Any, i: int) -> Vault:
+    """The vault in column `i` of an array [VAULT_WIDTH, N], in the order of the tuple's fields."""
     return Vault(
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        row[12], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
+        columns[0, i], columns[1, i], columns[2, i], columns[3, i], columns[4, i], columns[5, i],
+        columns[6, i], columns[7, i], columns[8, i], columns[9, i], columns[10, i], columns[11, i],
+        columns[12, i], columns[13, i], columns[14, i], columns[15, i], columns[16, i], columns[17, i],
+        columns[18, i], columns[19, i], columns[20, i], columns[21, i], columns[22, i], columns[23, i],
     )  # fmt: skip
 
 
 @register_jitable(forceinline=True)
-def store_vault(v: Vault, row: Any) -> None:
-    """The vault written back into its row."""
+def store_vault(v: Vault, columns: Any, i: int) -> None:
+    """The vault written back into its column."""
     (
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        row[12], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
+        columns[0, i], columns[1, i], columns[2, i], columns[3, i], columns[4, i], columns[5, i],
+        columns[6, i], columns[7, i], columns[8, i], columns[9, i], columns[10, i], columns[11, i],
+        columns[12, i], columns[13, i], columns[14, i], columns[15, i], columns[16, i], columns[17, i],
+        columns[18, i], columns[19, i], columns[20, i], columns[21, i], columns[22, i], columns[23, i],
     ) = v  # fmt: skip
 
 
-@compile_cached
+@register_jitable
+def order(
+    prices: IntArray, numbers: IntArray, others: Any, columns: IntArray, i: int, bar: int, is_rebalance: bool,
+    wanted_bps: int,
+) -> None:  # fmt: skip
+    """What was decided at the close of `bar` meets the market of the next one: the rare part of `pass_bar`."""
+    p, after = unpacked(numbers, others), bar + 1
+    price_e8 = spot_vault.fill_price(prices[after, OPEN_E8], prices[after, CLOSE_E8], p.terms.latency_s, p.bar_s)
+    v = load_vault(columns, i)
+    v = spot_vault.place(v, is_rebalance, wanted_bps, prices[bar, CLOSE_S], prices[after, OPEN_S], price_e8, p.terms)
+    store_vault(v, columns, i)
+
+
+@register_jitable
+def settle(prices: IntArray, numbers: IntArray, others: Any, columns: IntArray, i: int, bar: int) -> None:
+    """The auction of a vault that is halted at the close of `bar`: the rare part of `close_bar`."""
+    p = unpacked(numbers, others)
+    v = spot_vault.sell_lot(load_vault(columns, i), prices[bar, CLOSE_E8], prices[bar, CLOSE_S], p.terms)
+    store_vault(v, columns, i)
+
+
+@register_jitable
 def restart(
-    market: Market, p: Params, starts: IntArray, seed: int, flat: bool, i: int, rows: IntArray, bars: IntArray,
-    steps: IntArray, counts: IntArray,
+    prices: IntArray, numbers: IntArray, others: Any, starts: IntArray, seed: int, flat: bool, i: int,
+    columns: IntArray, bars: IntArray, steps: IntArray, counts: IntArray,
 ) -> None:  # fmt: skip
     """A new episode in environment `i`."""
+    p = unpacked(numbers, others)
     bar, weight_bps = draw_start(starts, p, seed, i, counts[i])
     counts[i] += 1
     bars[i], steps[i] = bar, 0
-    store_vault(initial(market, p, bar, 0 if flat else weight_bps), rows[i])
+    store_vault(initial(Market(prices, _NO_FEATURES, _NO_RANGE), p, bar, 0 if flat else weight_bps), columns, i)
+
+
+@register_jitable
+def observe(
+    features: Int16Array, numbers: IntArray, others: Any, columns: IntArray, i: int, bar: int, row: Any
+) -> None:
+    """What an episode that has just begun sees."""
+    p = unpacked(numbers, others)
+    observation(Market(_NO_BARS, features, _NO_RANGE), p, load_vault(columns, i), bar, row)
 
 
 @compile_cached
 def restart_all(
-    market: Market, p: Params, starts: IntArray, seed: int, flat: bool, rows: IntArray, bars: IntArray,
-    steps: IntArray, counts: IntArray, observations: Int16Array,
+    prices: IntArray, features: Int16Array, numbers: IntArray, others: Any, starts: IntArray, seed: int, flat: bool,
+    columns: IntArray, bars: IntArray, steps: IntArray, counts: IntArray, observations: Int16Array,
 ) -> None:  # fmt: skip
     """New episodes everywhere, and what they see first."""
-    for i in range(rows.shape[0]):
-        restart(market, p, starts, seed, flat, i, rows, bars, steps, counts)
-        observation(market, p, load_vault(rows[i]), bars[i], observations[i])
-
-
-@compile_cached
-def pass_bars(
-    market: Market, p: Params, low: int, high: int, is_asked: bool, wanted_bps: Any, rows: IntArray, bars: IntArray
-) -> None:
-    """`episode.next_bar` for the environments from `low` to `high`, `is_asked` in the first bar of a step.
-
-    What most vaults need in most bars, `sync`, has a loop of its own: beside the calls that few need, a vault would not
-    stay in registers.
-    """
-    t = p.terms
-    for i in range(low, high):
-        v, bar = load_vault(rows[i]), bars[i]
-        wanted = min(max(np.int64(wanted_bps[i]), 0), p.max_weight_bps)
-        is_rebalance = is_asked and abs(wanted - spot_vault.weight_bps_of(v)) >= max(p.deadband_bps, 1)
-        if is_rebalance or spot_vault.is_reducing(v):
-            row = market.bars[bar + 1]
-            price_e8 = spot_vault.fill_price(row[OPEN_E8], row[CLOSE_E8], t.latency_s, p.bar_s)
-            decided_s = market.bars[bar, CLOSE_S]
-            store_vault(spot_vault.place(v, is_rebalance, wanted, decided_s, row[OPEN_S], price_e8, t), rows[i])
-    for i in range(low, high):
-        bars[i] += 1
-        row = market.bars[bars[i]]
-        store_vault(spot_vault.sync(load_vault(rows[i]), row[CLOSE_E8], row[CLOSE_S], t), rows[i])
-    for i in range(low, high):
-        if rows[i, HALTED_AT] != 0:
-            row = market.bars[bars[i]]
-            store_vault(spot_vault.close_bar(load_vault(rows[i]), row[CLOSE_E8], row[CLOSE_S], t), rows[i])
+    for i in range(columns.shape[1]):
+        restart(prices, numbers, others, starts, seed, flat, i, columns, bars, steps, counts)
+        observe(features, numbers, others, columns, i, bars[i], observations[i])
 
 
 @compile_cached
 def step_all(
-    market: Market, p: Params, starts: IntArray, seed: int, flat: bool, wanted_bps: Any, rows: IntArray, bars: IntArray,
-    steps: IntArray, counts: IntArray, observations: Int16Array, finals: Int16Array, rewards: Any, terminated: Any,
-    truncated: Any,
+    prices: IntArray, features: Int16Array, numbers: IntArray, others: Any, starts: IntArray, seed: int, flat: bool,
+    wanted_bps: Any, columns: IntArray, bars: IntArray, steps: IntArray, counts: IntArray, observations: Int16Array,
+    finals: Int16Array, rewards: Any, terminated: Any, truncated: Any,
 ) -> int:  # fmt: skip
     """One decision in every environment, and a new episode where one has ended; the largest value seen.
 
-    Some environments at a time, so that they stay in the fastest cache, and one thing after the other for all of them,
-    so that each loop stays in registers: half the time of doing everything for one environment after the other.
+    `transition`, `reward`, `terminal` and `observation`, but one thing after the other for a block of environments, one
+    column for each number of a vault: loops without branches run on eight vaults at once. What is rare has its own
+    loop, and is not inlined.
     """
+    p, terms = unpacked(numbers, others), unpacked(numbers, others).terms
     largest, width = 0, observations.shape[1]
-    before = np.empty((_BLOCK, VAULT_WIDTH), dtype=np.int64)
-    for low in range(0, rows.shape[0], _BLOCK):
-        high = min(low + _BLOCK, rows.shape[0])
-        for i in range(low, high):
-            for k in range(VAULT_WIDTH):
-                before[i - low, k] = rows[i, k]
-        for k in range(p.bars_per_step):
-            pass_bars(market, p, low, high, k == 0, wanted_bps, rows, bars)
-        for i in range(low, high):
-            steps[i] += 1
-        for i in range(low, high):
-            old, new = load_vault(before[i - low]), load_vault(rows[i])
-            rewards[i] = episode.reward(old, new, p)
-            terminated[i] = terminal(old, new)
-            truncated[i] = steps[i] >= p.episode_steps and not terminated[i]
-            largest = max(largest, new.peak_value)
-        for i in range(low, high):
-            observation(market, p, load_vault(rows[i]), bars[i], observations[i])
-        for i in range(low, high):
+    old, now = np.empty((VAULT_WIDTH, _BLOCK), dtype=np.int64), np.empty((VAULT_WIDTH, _BLOCK), dtype=np.int64)
+    wanted, closes_e8, closes_s = (
+        np.empty(_BLOCK, dtype=np.int64), np.empty(_BLOCK, dtype=np.int64), np.empty(_BLOCK, dtype=np.int64),
+    )  # fmt: skip
+    asked, due = np.empty(_BLOCK, dtype=np.bool_), np.empty(_BLOCK, dtype=np.bool_)
+    weights, drawdowns = np.empty(_BLOCK, dtype=np.int64), np.empty(_BLOCK, dtype=np.int64)
+    ended, late = np.empty(_BLOCK, dtype=np.bool_), np.empty(_BLOCK, dtype=np.bool_)
+    observations_flat, finals_flat = observations.reshape(-1), finals.reshape(-1)
+    for low in range(0, columns.shape[1], _BLOCK):
+        count = min(_BLOCK, columns.shape[1] - low)
+        for k in range(VAULT_WIDTH):
+            for j in range(count):
+                old[k, j] = columns[k, np.uintp(low + j)]
+        for k in range(VAULT_WIDTH):
+            for j in range(count):
+                now[k, j] = old[k, j]
+        for j in range(count):
+            wanted[j] = episode.clipped_weight(wanted_bps[np.uintp(low + j)], p)
+        for j in range(count):
+            v = load_vault(now, j)
+            asked[j] = episode.is_far(spot_vault.weight_bps_of(v), wanted[j], p)
+        for _ in range(p.bars_per_step):
+            for j in range(count):
+                due[j] = asked[j] or spot_vault.is_reducing(load_vault(now, j))
+            for j in range(count):
+                if due[j]:
+                    order(prices, numbers, others, now, j, bars[low + j], asked[j], wanted[j])
+                asked[j] = False
+            for j in range(count):
+                bars[low + j] += 1
+                closes_e8[j], closes_s[j] = prices[bars[low + j], CLOSE_E8], prices[bars[low + j], CLOSE_S]
+            for j in range(count):
+                store_vault(spot_vault.sync(load_vault(now, j), closes_e8[j], closes_s[j], terms), now, j)
+            for j in range(count):
+                if now[_HALTED, j] != 0:
+                    settle(prices, numbers, others, now, j, bars[low + j])
+        for k in range(VAULT_WIDTH):
+            for j in range(count):
+                columns[k, np.uintp(low + j)] = now[k, j]
+        for j in range(count):
+            rewards[np.uintp(low + j)] = episode.reward(load_vault(old, j), load_vault(now, j), p)
+        for j in range(count):
+            largest = max(largest, now[_PEAK, j])
+        for j in range(count):
+            steps[np.uintp(low + j)] += 1
+            ended[j] = terminal(load_vault(old, j), load_vault(now, j))
+            late[j] = steps[np.uintp(low + j)] >= p.episode_steps and not ended[j]
+        for j in range(count):
+            terminated[np.uintp(low + j)], truncated[np.uintp(low + j)] = ended[j], late[j]
+        for j in range(count):
+            v = load_vault(now, j)
+            weights[j] = episode.share_feature(spot_vault.weight_bps_of(v), p)
+            drawdowns[j] = episode.share_feature(spot_vault.drawdown_bps_of(v), p)
+        for j in range(count):
+            bar = bars[low + j]
             for k in range(width):
-                finals[i, k] = observations[i, k]
-        for i in range(low, high):
+                observations[low + j, k] = features[bar, k]
+            if p.weight_column >= 0:
+                observations[low + j, p.weight_column] = weights[j]
+            if p.drawdown_column >= 0:
+                observations[low + j, p.drawdown_column] = drawdowns[j]
+        for k in range(low * width, (low + count) * width):
+            finals_flat[np.uintp(k)] = observations_flat[np.uintp(k)]
+        for i in range(low, low + count):
             if terminated[i] or truncated[i]:
-                restart(market, p, starts, seed, flat, i, rows, bars, steps, counts)
-                observation(market, p, load_vault(rows[i]), bars[i], observations[i])
+                restart(prices, numbers, others, starts, seed, flat, i, columns, bars, steps, counts)
+                observe(features, numbers, others, columns, i, bars[i], observations[i])
     return largest
 
 
 # A policy over a series, one bar after the other.
-
-WANTED: Final = 0
-BUY_AND_HOLD: Final = 1
-NETWORK: Final = 2
-
 
 @compile_cached
 def network_output_q12(shape: IntArray, weights: IntArray, biases: IntArray, shifts: IntArray, row: Any) -> int:
@@ -303,32 +391,134 @@ def network_output_q12(shape: IntArray, weights: IntArray, biases: IntArray, shi
 
 
 @compile_cached
-def run_bars(
-    market: Market, p: Params, first: int, v: Vault, mode: int, wanted: Any, shape: IntArray, weights: IntArray,
-    biases: IntArray, shifts: IntArray, values: IntArray, weights_bps: Any, targets_bps: Any,
-) -> Vault:  # fmt: skip
-    """The vault at the end of a series. Decides at every bar from `first` on; writes the equity and the weight at the
-    close of each bar, and what was asked for at the bar before, -1 for nothing."""
-    row = np.zeros(market.features.shape[1], dtype=np.int16)
-    values[0], weights_bps[0] = v.last_value, spot_vault.weight_bps_of(v)
-    held_bps = spot_vault.weight_bps_of(v)
-    for i in range(len(values) - 1):
-        bar = first + i
-        if mode == WANTED:
-            wanted_bps = wanted[i]
-        elif mode == BUY_AND_HOLD:
-            wanted_bps = p.max_weight_bps if held_bps < p.max_weight_bps // 100 else held_bps
+def run_wanted(
+    prices: IntArray, numbers: IntArray, others: Any, first: int, wanted: Any, book: IntArray, values: IntArray,
+    weights_bps: Any, targets_bps: Any,
+) -> None:  # fmt: skip
+    """A series where all weights that are wanted are known before. Decides at every bar from `first` on.
+
+    `book`, [VAULT_WIDTH, 1]: the vault, at the start and then at the end. Writes the equity and the weight at the close
+    of each bar, and what was asked for at the bar before, -1 for nothing.
+    """
+    p, terms, end, i = unpacked(numbers, others), unpacked(numbers, others).terms, len(values) - 1, 0
+    days, worths = np.empty(_AHEAD, dtype=np.int64), np.empty(_AHEAD, dtype=np.int64)
+    closes_e8, closes_s = np.empty(_AHEAD, dtype=np.int64), np.empty(_AHEAD, dtype=np.int64)
+    shares, asked_bps = np.empty(_AHEAD + 1, dtype=np.int64), np.empty(_AHEAD, dtype=np.int64)
+    v = load_vault(book, 0)
+    values[0], weights_bps[0] = v.last_value - v.gas_spent, spot_vault.weight_bps_of(v)
+    while i < end:
+        # Some bars ahead, as if nothing were ordered in them; what turns out otherwise is written again.
+        v, count = load_vault(book, 0), min(_AHEAD, end - i)
+        for j in range(count):
+            closes_e8[j] = prices[np.uintp(first + i + 1 + j), CLOSE_E8]
+            closes_s[j] = prices[np.uintp(first + i + 1 + j), CLOSE_S]
+            asked_bps[j] = wanted[np.uintp(i + j)]
+        shares[0] = weights_bps[i]
+        for j in range(count):
+            worth = spot_vault.worth_down(v.asset, closes_e8[j], terms.unit)
+            worths[j], days[j] = v.quote + worth, spot_vault.day_of(closes_s[j])
+            shares[j + 1] = spot_vault.share_bps(worth, v.quote + worth)
+        far = 0
+        for j in range(count):
+            far += np.int64(episode.is_far(shares[j], asked_bps[j], p))
+        quiet = count
+        if far > 0:
+            quiet = 0
+            while not episode.is_far(shares[quiet], asked_bps[quiet], p):
+                quiet += 1
+        for j in range(quiet):
+            values[np.uintp(i + 1 + j)] = worths[j] - v.gas_spent
+        for j in range(quiet):
+            weights_bps[np.uintp(i + 1 + j)] = shares[j + 1]
+        for j in range(quiet):
+            targets_bps[np.uintp(i + j)] = -1
+        lowest, highest = v.last_value, v.last_value
+        for j in range(quiet):
+            lowest, highest = min(lowest, worths[j]), max(highest, worths[j])
+        if spot_vault.is_quiet(v, lowest, highest, terms):
+            if quiet > 0:
+                v = skip(v, closes_e8, closes_s, days, worths, quiet, highest, terms)
+                i += quiet
         else:
-            observation(market, p, v, bar, row)
+            until = i + quiet
+            while i < until and not spot_vault.is_reducing(v):
+                i += 1
+                v = spot_vault.sync(v, prices[first + i, CLOSE_E8], prices[first + i, CLOSE_S], terms)
+        store_vault(v, book, 0)
+        if i < end:
+            is_asked = episode.is_far(weights_bps[i], wanted[i], p)
+            if is_asked or spot_vault.is_reducing(v):
+                pass_one(prices, numbers, others, book, first + i, is_asked, wanted[i])
+                targets_bps[i] = wanted[i] if is_asked else -1
+                i += 1
+                v = load_vault(book, 0)
+                values[i], weights_bps[i] = v.last_value - v.gas_spent, spot_vault.weight_bps_of(v)
+
+
+@register_jitable(forceinline=True)
+def skip(
+    v: Vault, closes_e8: IntArray, closes_s: IntArray, days: IntArray, worths: IntArray, count: int, highest: int,
+    t: Terms,
+) -> Vault:  # fmt: skip
+    """A quiet vault after `count` bars whose days and values are known: see `spot_vault.is_quiet`."""
+    last = count - 1
+    for j in range(count):
+        if days[j] != v.day:
+            if j > 0:
+                v = spot_vault.sync_at(v, closes_e8[j - 1], worths[j - 1], closes_s[j - 1], days[j - 1], t)
+            v = spot_vault.sync_at(v, closes_e8[j], worths[j], closes_s[j], days[j], t)
+    v = spot_vault.sync_at(v, closes_e8[last], highest, closes_s[last], days[last], t)
+    return spot_vault.sync_at(v, closes_e8[last], worths[last], closes_s[last], days[last], t)
+
+
+@register_jitable
+def pass_one(
+    prices: IntArray, numbers: IntArray, others: Any, book: IntArray, bar: int, is_rebalance: bool, wanted_bps: int
+) -> None:
+    """A bar with an order."""
+    p, after = unpacked(numbers, others), bar + 1
+    v = spot_vault.pass_bar(
+        load_vault(book, 0), is_rebalance, wanted_bps, prices[bar, CLOSE_S], prices[after, OPEN_S],
+        prices[after, OPEN_E8], prices[after, CLOSE_E8], prices[after, CLOSE_S], p.bar_s, p.terms,
+    )  # fmt: skip
+    store_vault(v, book, 0)
+
+
+@compile_cached
+def run_decided(
+    prices: IntArray, features: Int16Array, numbers: IntArray, others: Any, first: int, shape: IntArray,
+    weights: IntArray, biases: IntArray, shifts: IntArray, book: IntArray, values: IntArray, weights_bps: Any,
+    targets_bps: Any,
+) -> None:  # fmt: skip
+    """`run_wanted` where what is wanted depends on the vault: a network's answer, or buy and hold without one."""
+    p, row = unpacked(numbers, others), np.zeros(features.shape[1], dtype=np.int16)
+    v = load_vault(book, 0)
+    values[0], weights_bps[0] = v.last_value - v.gas_spent, spot_vault.weight_bps_of(v)
+    for i in range(len(values) - 1):
+        held_bps = spot_vault.weight_bps_of(v)
+        if len(shape) > 1:
+            observation(Market(prices, features, _NO_RANGE), p, v, first + i, row)
             squashed = fixedpoint.tanh_q12(network_output_q12(shape, weights, biases, shifts, row))
             wanted_bps = (p.max_weight_bps * (squashed + 4096) + 4096) >> 13
-        distance = abs(wanted_bps - held_bps)
-        is_rebalance = distance > 0 and distance >= p.deadband_bps
-        v = spot_vault.pass_bar(
-            v, is_rebalance, wanted_bps, market.bars[bar, 3], market.bars[bar + 1, 2], market.bars[bar + 1, 0],
-            market.bars[bar + 1, 1], market.bars[bar + 1, 3], p.bar_s, p.terms,
-        )  # fmt: skip
-        held_bps = spot_vault.weight_bps_of(v)
-        values[i + 1], weights_bps[i + 1] = v.last_value - v.gas_spent, held_bps
+        else:
+            wanted_bps = p.max_weight_bps if held_bps < p.max_weight_bps // 100 else held_bps
+        is_rebalance = episode.is_far(held_bps, wanted_bps, p)
+        pass_one(prices, numbers, others, book, first + i, is_rebalance, wanted_bps)
+        v = load_vault(book, 0)
+        values[i + 1], weights_bps[i + 1] = v.last_value - v.gas_spent, spot_vault.weight_bps_of(v)
         targets_bps[i] = wanted_bps if is_rebalance else -1
-    return v
+
+
+@compile_cached
+def cross(close_e8: IntArray, fast: int, slow: int, wanted_bps: int, targets_bps: Any) -> None:
+    """`wanted_bps` where the mean of the last `fast` closes is above that of the last `slow`, 0 elsewhere."""
+    of_fast, of_slow = 0, 0
+    for t in range(len(targets_bps)):
+        of_fast += close_e8[t]
+        of_slow += close_e8[t]
+        if t >= fast:
+            of_fast -= close_e8[np.uintp(t - fast)]
+        if t >= slow:
+            of_slow -= close_e8[np.uintp(t - slow)]
+        is_above = t >= slow - 1 and of_fast * slow > of_slow * fast
+        targets_bps[t] = wanted_bps if is_above else 0

@@ -237,6 +237,7 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
         check_series(series, self.config)
         self.num_envs, self._starts_flat = num_envs, starts_flat
         self._market, self._params = build_market(series, self.config.observation), self.config.params()
+        self._packed = self._params.packed()
         self._fingerprint = _fingerprint(self._market, self._params)
         self.start_bars = all_starts(series, self.config)
         self._starts = self.start_bars
@@ -268,8 +269,8 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
             self._state.counts[:] = 0
         s, self._is_started = self._state, True
         compiled.restart_all(
-            self._market, self._params, self._starts, self._seed, self._starts_flat, s.rows, s.bars, s.steps, s.counts,
-            self._out.observations,
+            *self._market[:2], *self._packed, self._starts, self._seed, self._starts_flat, s.columns, s.bars, s.steps,
+            s.counts, self._out.observations,
         )  # fmt: skip
         return self._out.observations
 
@@ -286,8 +287,8 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
             raise RuntimeError("nothing has begun: call start() or reset() first")
         s, out = self._state, self._out
         largest = compiled.step_all(
-            self._market, self._params, self._starts, self._seed, self._starts_flat, wanted_bps, s.rows, s.bars,
-            s.steps, s.counts, out.observations, out.final_observations, out.rewards, out.is_terminated,
+            *self._market[:2], *self._packed, self._starts, self._seed, self._starts_flat, wanted_bps, s.columns,
+            s.bars, s.steps, s.counts, out.observations, out.final_observations, out.rewards, out.is_terminated,
             out.is_truncated,
         )  # fmt: skip
         if largest > MAX_GROWTH * self.config.start_quote:
@@ -374,15 +375,21 @@ class VectorTradingEnv(VectorEnv[Any, Any, Any]):
 class _State:
     """Of each environment: the vault, the bar, decisions so far in the episode, and episodes so far."""
 
-    rows: IntArray
+    # [VAULT_WIDTH, N]: the same number of all vaults side by side, so that eight vaults are computed at once.
+    columns: IntArray
     bars: IntArray
     steps: IntArray
     counts: IntArray
 
+    @property
+    def rows(self) -> IntArray:
+        """One vault in each row, [N, VAULT_WIDTH]."""
+        return self.columns.T
+
     @staticmethod
     def empty(num_envs: int) -> _State:
         numbers = [np.zeros(num_envs, dtype=np.int64) for _ in range(3)]
-        return _State(np.zeros((num_envs, len(Vault._fields)), dtype=np.int64), *numbers)
+        return _State(np.zeros((len(Vault._fields), num_envs), dtype=np.int64), *numbers)
 
 
 def _fingerprint(market: Market, params: Params) -> npt.NDArray[np.uint8]:

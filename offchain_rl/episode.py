@@ -27,6 +27,7 @@ from offchain_rl.spot_vault import (
     drawdown_bps_of,
     open_vault,
     pass_bar,
+    value_div_down,
     weight_bps_of,
     worth_down,
 )
@@ -49,6 +50,8 @@ class Market(NamedTuple):
     bars: IntArray
     # int16 [T, F]: the observation of each bar with zeros where the vault's features go.
     features: Int16Array
+    # The lowest and the highest price in `bars`.
+    range_e8: tuple[int, int]
 
 
 class Params(NamedTuple):
@@ -70,6 +73,11 @@ class Params(NamedTuple):
     drawdown_weight: float
     ruin_price: float
 
+    def packed(self) -> tuple[IntArray, npt.NDArray[np.float64]]:
+        """The whole numbers and the others in order: an array goes into compiled code faster than many numbers do."""
+        whole, others = self[1:-2], self[-2:]
+        return np.array([*self.terms, *whole], dtype=np.int64), np.array(others, dtype=np.float64)
+
 
 def build_market(series: Sequence[Bars], spec: ObservationSpec) -> Market:
     """The series one after the other. Bars without enough history have zeros for features; nobody may start there."""
@@ -85,7 +93,8 @@ def build_market(series: Sequence[Bars], spec: ObservationSpec) -> Market:
         first = offset + spec.lookback - 1
         features[first : offset + len(one), list(market)] = build_market_matrix(spec, one.close_e8)
         offset += len(one)
-    return Market(bars, features)
+    ranges = [price_range_e8(one) for one in series]
+    return Market(bars, features, (min(low for low, _ in ranges), max(high for _, high in ranges)))
 
 
 def price_range_e8(bars: Bars) -> tuple[int, int]:
@@ -105,11 +114,21 @@ def initial(market: Market, p: Params, bar: int, weight_bps: int) -> Vault:
 
 def transition(market: Market, p: Params, v: Vault, bar: int, wanted_bps: int) -> Vault:
     """The vault `bars_per_step` bars after `bar`, at whose close `wanted_bps` was asked for."""
-    wanted_bps = min(max(wanted_bps, 0), p.max_weight_bps)
-    distance = abs(wanted_bps - weight_bps_of(v))
-    is_rebalance = distance > 0 and distance >= p.deadband_bps
+    wanted_bps = clipped_weight(wanted_bps, p)
+    is_rebalance = is_far(weight_bps_of(v), wanted_bps, p)
     v = next_bar(market, p, v, bar, is_rebalance, wanted_bps)
     return v if p.bars_per_step == 1 else hold(market, p, v, bar + 1, p.bars_per_step - 1)
+
+
+def clipped_weight(wanted_bps: int, p: Params) -> int:
+    """The nearest weight that may be asked for."""
+    return min(max(wanted_bps, 0), p.max_weight_bps)
+
+
+def is_far(weight_bps: int, wanted_bps: int, p: Params) -> bool:
+    """Whether the weight is far enough from the wanted one to trade."""
+    distance = abs(wanted_bps - weight_bps)
+    return distance > 0 and distance >= p.deadband_bps
 
 
 def hold(market: Market, p: Params, v: Vault, bar: int, count: int) -> Vault:
@@ -140,9 +159,14 @@ def observation(market: Market, p: Params, v: Vault, bar: int, row: Any) -> None
     for i in range(market.features.shape[1]):
         row[i] = market.features[bar, i]
     if p.weight_column >= 0:
-        row[p.weight_column] = saturated((weight_bps_of(v) << p.scale_bits) // BPS)
+        row[p.weight_column] = share_feature(weight_bps_of(v), p)
     if p.drawdown_column >= 0:
-        row[p.drawdown_column] = saturated((drawdown_bps_of(v) << p.scale_bits) // BPS)
+        row[p.drawdown_column] = share_feature(drawdown_bps_of(v), p)
+
+
+def share_feature(share_bps: int, p: Params) -> int:
+    """A share as an observation has it."""
+    return saturated(value_div_down(share_bps, 1 << p.scale_bits, BPS))
 
 
 def reward(before: Vault, after: Vault, p: Params) -> float:

@@ -259,6 +259,11 @@ def mul_div_down(a: int, b: int, c: int) -> int:
     return a * b // c
 
 
+def value_div_down(a: int, b: int, c: int) -> int:
+    """The same where the quotient is a value or a share. Compiled: without a branch, and exact while it is < 2^49."""
+    return a * b // c
+
+
 def mul_div_up(a: int, b: int, c: int) -> int:
     """a * b / c, rounded up."""
     down = mul_div_down(a, b, c)
@@ -267,12 +272,13 @@ def mul_div_up(a: int, b: int, c: int) -> int:
 
 def worth_down(asset: int, price_e8: int, unit: int) -> int:
     """Base units of quote that an amount of the asset is worth, rounded down (`GuardMath.valueDown`)."""
-    return mul_div_down(asset, price_e8, unit * PRICE_SCALE)
+    return value_div_down(asset, price_e8, unit * PRICE_SCALE)
 
 
 def worth_up(asset: int, price_e8: int, unit: int) -> int:
     """The same, rounded up."""
-    return mul_div_up(asset, price_e8, unit * PRICE_SCALE)
+    down = worth_down(asset, price_e8, unit)
+    return down + (1 if down * (unit * PRICE_SCALE) != asset * price_e8 else 0)
 
 
 def is_below_by(current: int, base: int, bps: int) -> bool:
@@ -292,17 +298,43 @@ def decayed(level: int, cap: int, elapsed_s: int, duration_s: int) -> int:
 
 def weight_bps_of(v: Vault) -> int:
     """Share of the asset in the value, rounded down; 0 for an empty vault."""
-    return mul_div_down(v.last_value - v.quote, BPS, v.last_value) if v.last_value > 0 else 0
+    return share_bps(v.last_value - v.quote, v.last_value)
+
+
+def share_bps(part: int, whole: int) -> int:
+    """The part in basis points of the whole, rounded down; 0 of nothing."""
+    return value_div_down(part, BPS, whole) if whole > 0 else 0
 
 
 def drawdown_bps_of(v: Vault) -> int:
     """Loss from the peak, rounded down."""
-    return mul_div_down(v.peak_value - v.last_value, BPS, v.peak_value)
+    return value_div_down(v.peak_value - v.last_value, BPS, v.peak_value)
+
+
+def day_of(now_s: int) -> int:
+    """The UTC day, counted from 1970."""
+    return now_s // DAY_S
 
 
 def is_reducing(v: Vault) -> bool:
     """Whether the vault takes sales only, or nothing at all."""
     return v.is_drawdown == 1 or v.halted_at_s != 0 or v.breached_day == v.day
+
+
+def is_quiet(v: Vault, lowest: int, highest: int, t: Terms) -> bool:
+    """Whether a synced vault reaches no limit at rounds that value it between these two, today or later.
+
+    What is left of such rounds is the highest, the last one, and the last of each day: every value that a limit will be
+    counted from is one of those. May say no where no limit would be reached.
+    """
+    peak_value = max(v.peak_value, highest)
+    reference = max(v.before_today, v.before_yesterday, v.last_value, highest)
+    return not (
+        is_reducing(v)
+        or is_below_by(lowest, reference, t.max_daily_loss_bps)
+        or is_below_by(lowest, peak_value, t.max_drawdown_bps)
+        or is_below_by(lowest, peak_value, t.hard_drawdown_bps)
+    )
 
 
 # Acting on it
@@ -314,7 +346,7 @@ def open_vault(quote: int, asset: int, price_e8: int, now_s: int, unit: int) -> 
     return Vault(
         quote, asset, price_e8,
         value, value, value, value,
-        now_s // DAY_S, 0, 0,
+        day_of(now_s), 0, 0,
         0, 0, 0, 0,
         -1, 0,
         0, 0, 0,
@@ -324,8 +356,11 @@ def open_vault(quote: int, asset: int, price_e8: int, now_s: int, unit: int) -> 
 
 def sync(v: Vault, price_e8: int, now_s: int, t: Terms) -> Vault:
     """What every call does first (`_derive` and `_persist`): the state at this price and time, written down."""
-    value = v.quote + worth_down(v.asset, price_e8, t.unit)
-    day = now_s // DAY_S
+    return sync_at(v, price_e8, v.quote + worth_down(v.asset, price_e8, t.unit), now_s, day_of(now_s), t)
+
+
+def sync_at(v: Vault, price_e8: int, value: int, now_s: int, day: int, t: Terms) -> Vault:
+    """The same, where the value at this price and the day are known."""
     before_today, before_yesterday = v.before_today, v.before_yesterday
     trades_today, turnover_today = v.trades_today, v.turnover_today
     if day != v.day:
@@ -352,25 +387,31 @@ def sync(v: Vault, price_e8: int, now_s: int, t: Terms) -> Vault:
 
 
 def plan(v: Vault, is_rebalance: bool, target_bps: int, now_s: int, t: Terms) -> Planned:
-    """The order that brings a synced vault to the decided weight, as an agent makes and reviews it.
+    """The order that brings a synced vault to the decided weight, as an agent makes and reviews it."""
+    side, amount = _wish(v, is_rebalance, target_bps, t)
+    return _review(v, side, amount, now_s, t) if amount > 0 else _no_order()
+
+
+def _wish(v: Vault, is_rebalance: bool, target_bps: int, t: Terms) -> tuple[int, int]:
+    """What to trade and how much of what is given; nothing for an amount that is not positive.
 
     A vault that may only reduce sells everything, whatever is wanted.
     """
     value = v.last_value
     if is_reducing(v):
-        return _review(v, SELL, v.asset, now_s, t)
+        return SELL, v.asset
     if not is_rebalance:
-        return _no_order()
+        return NOTHING, 0
     room = mul_div_down(value, t.max_daily_turnover_bps, BPS) - v.turnover_today
     difference = value * target_bps // BPS - (value - v.quote)
     if difference > 0:
-        return _review(v, BUY, min(difference, room, v.quote), now_s, t)
+        return BUY, min(difference, room, v.quote)
     if target_bps == 0 and worth_up(v.asset, v.price_e8, t.unit) <= room:
-        return _review(v, SELL, v.asset, now_s, t)
+        return SELL, v.asset
     to_sell = min(-difference, room)
     if to_sell <= 0:
-        return _no_order()
-    return _review(v, SELL, min(asset_for_down(to_sell, v.price_e8, t.unit), v.asset), now_s, t)
+        return NOTHING, 0
+    return SELL, min(asset_for_down(to_sell, v.price_e8, t.unit), v.asset)
 
 
 def asset_for_down(worth: int, price_e8: int, unit: int) -> int:
@@ -384,8 +425,6 @@ def _no_order() -> Planned:
 
 def _review(v: Vault, side: int, amount: int, now_s: int, t: Terms) -> Planned:
     """The order with the least it takes, and whether the guard would let it pass at its worst fill."""
-    if amount <= 0:
-        return _no_order()
     reducing = is_reducing(v)
     slippage_bps = t.max_reduce_slippage_bps if reducing else t.max_trade_slippage_bps
     value = amount if side == BUY else worth_up(amount, v.price_e8, t.unit)
@@ -432,7 +471,7 @@ def fill(side: int, amount_in: int, fill_price_e8: int, t: Terms) -> int:
         price_e8 = mul_div_up(price_e8, t.depth_quote + net, t.depth_quote)
         return mul_div_down(net, t.unit * PRICE_SCALE, price_e8)
     gross = worth_down(net, mul_div_down(fill_price_e8, BPS - t.slippage_bps, BPS), t.unit)
-    return mul_div_down(gross, t.depth_quote, t.depth_quote + gross)
+    return value_div_down(gross, t.depth_quote, t.depth_quote + gross)
 
 
 def trade(v: Vault, order: Planned, received: int, price_e8: int, now_s: int, t: Terms) -> tuple[Vault, int]:
@@ -560,7 +599,12 @@ def pass_bar(
 def close_bar(v: Vault, close_e8: int, close_s: int, t: Terms) -> Vault:
     """A round, what the auction of a halted vault sells at it, and a poke."""
     v = sync(v, close_e8, close_s, t)
-    return v if v.halted_at_s == 0 else sync(auction(v, close_s, t), close_e8, close_s, t)
+    return v if v.halted_at_s == 0 else sell_lot(v, close_e8, close_s, t)
+
+
+def sell_lot(v: Vault, close_e8: int, close_s: int, t: Terms) -> Vault:
+    """What follows the round where the vault is halted."""
+    return sync(auction(v, close_s, t), close_e8, close_s, t)
 
 
 def place(
