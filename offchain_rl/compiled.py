@@ -58,7 +58,7 @@ _SOURCES: Final = [_FOLDER / f"{name}.py" for name in ("fixedpoint", "spot_vault
 
 @overload(spot_vault.mul_div_down)
 def _mul_div_down_int64(a: Any, b: Any, c: Any) -> Any:
-    """The quotient is guessed in floating point and put right by its remainder, without a branch where it is small.
+    """The quotient is guessed in floating point and put right by its remainder.
 
     The remainder is a * b - q * c modulo 2^64, and exact because its true size is below 2^63: the guess is off by at
     most q * 2^-51 + 1, and a * b < 2^110 with c < 2^60 keeps (q * 2^-51 + 1) * c below 2^60.
@@ -69,8 +69,6 @@ def _mul_div_down_int64(a: Any, b: Any, c: Any) -> Any:
     def implementation(a: Any, b: Any, c: Any) -> Any:  # numba wants the names and hints of the function above
         a, b, c = np.int64(a), np.int64(b), np.int64(c)
         quotient = np.int64(np.float64(a) * np.float64(b) * (1.0 / np.float64(c)))
-        remainder = a * b - quotient * c
-        quotient += np.int64(remainder >= c) - np.int64(remainder < 0)
         remainder = a * b - quotient * c
         if remainder < 0 or remainder >= c:
             quotient += remainder // c

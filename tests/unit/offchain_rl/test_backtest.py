@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from offchain_rl.artefact import ActionSpec, Layer
 from offchain_rl.backtest import (
     BacktestConfig,
+    cross_targets_bps,
     is_compilable,
     max_drawdown_bps,
     run_backtest,
@@ -295,3 +296,54 @@ def test_sharpe_ratio_is_that_of_the_textbook(growth: list[int]) -> None:
 def test_sharpe_ratio_of_nothing_is_zero() -> None:
     assert sharpe_e2([5, 5, 5], bar_s=60) == 0
     assert sharpe_e2([5, 6], bar_s=60) == 0
+
+
+# Stretches that are skipped, and signals that are computed at once
+
+
+class Scripted(ConstantWeight):
+    """Asks for what it was told to, one bar after the other."""
+
+    targets: list[int]
+
+    def wanted_weight_bps(self, vector: Sequence[int], weight_bps: int) -> int:
+        return self.targets.pop(0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_quiet_stretches_are_skipped_without_a_difference(create_bars: CreateBars, seed: int) -> None:
+    """Many days of few orders, with gaps, falls and every limit in reach: plain Python looks at each bar."""
+    rng = np.random.default_rng(seed)
+    bars = create_bars(1_200, seed=seed, step_bps=int(rng.integers(5, 250)), drift_bps=int(rng.integers(-4, 5)))
+    times_s = bars.timestamps_s + 1800 * np.cumsum(rng.random(1_200) < 0.01) * int(rng.integers(1, 90))
+    bars = Bars(
+        source="gaps", bar_s=1800, timestamps_s=times_s, open_e8=bars.open_e8, high_e8=bars.high_e8,
+        low_e8=bars.low_e8, close_e8=bars.close_e8,
+    )  # fmt: skip
+    tight = Limits(max_daily_loss_bps=100, max_drawdown_bps=900, hard_drawdown_bps=1_000)
+    limits = (UNLIMITED, Limits(), tight)[seed % 3]
+    config, deadband_bps = BacktestConfig(limits=limits), int(rng.integers(0, 2_000))
+    targets = np.repeat(rng.integers(0, 9_001, 60), 20)[:1_199].astype(np.int32)
+    spec = ObservationSpec(lookback=2, vol_window=1, features=("return_z:1",))
+    policy = Scripted(spec, ActionSpec(max_weight_bps=10_000, deadband_bps=deadband_bps))
+    policy.targets = targets[1:].tolist()
+    plain = run_plain(policy, bars, config)
+    market = build_market([bars.slice(1, 1_200)], spec)
+    fast = run_targets(targets[1:], market, 1800, config, deadband_bps=deadband_bps)
+    assert fast.values.tolist() == list(plain.values)
+    assert fast.weights_bps.tolist() == list(plain.weights_bps)
+    assert fast.vault == plain.vault
+
+
+def test_a_crossing_of_averages_is_exact_and_refuses_what_makes_no_sense(create_bars: CreateBars) -> None:
+    close_e8 = create_bars(400).close_e8
+    found = cross_targets_bps(close_e8, 5, 30, wanted_bps=7_000).tolist()
+    closes = close_e8.tolist()
+    for t in range(399):
+        is_above = t >= 29 and sum(closes[t - 4 : t + 1]) * 30 > sum(closes[t - 29 : t + 1]) * 5
+        assert found[t] == (7_000 if is_above else 0), t
+    for fast, slow in ((0, 5), (5, 5), (9, 5)):
+        with pytest.raises(ValueError, match="give 0 < fast < slow"):
+            cross_targets_bps(close_e8, fast, slow)
+    with pytest.raises(ValueError, match="too long for prices as high"):
+        cross_targets_bps(close_e8, 5_000, 50_000)
