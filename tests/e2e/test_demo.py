@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from scripts.demo import cli
+from agents.commands.demo import cli
 
 BARS = 90
 HISTORY = 780

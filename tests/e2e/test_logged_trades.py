@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from agents.commands.audit import log_steps
 from agents.errors import Misconfigured
 from agents.logged_trades import NOT_HELD, UNEXPLAINED, log_trades
 from offchain_rl.logged_steps import BadSteps, load_steps
 from offchain_rl.reward import RewardConfig
-from scripts.audit import log_steps
 from tests.contracts.world import usd
 from tests.e2e.conftest import Agent
 

@@ -30,6 +30,8 @@ if "APE_DATA_FOLDER" not in os.environ:
     os.environ["APE_DATA_FOLDER"] = tempfile.mkdtemp(prefix="ape-")
     atexit.register(shutil.rmtree, os.environ["APE_DATA_FOLDER"], ignore_errors=True)
 
+from agents.commands import audit, delegate, deploy, deploy_approved, propose, register_agent, reward, travel, vote
+from agents.commands._local import make_market
 from agents.cycle import Cycle
 from agents.demo import PEOPLE
 from agents.deployments import NetworkDeployment, load_deployment
@@ -45,8 +47,6 @@ from offchain_rl.observation import ObservationSpec
 from oracle.chain import fetch_block
 from oracle.chainlink import ChainlinkReader
 from oracle.vault_state import VaultReader
-from scripts import audit, delegate, deploy, deploy_approved, propose, register_agent, reward, travel, vote
-from scripts._local import make_market
 
 pytestmark = pytest.mark.skipif(find_anvil() is None, reason="anvil is not installed")
 

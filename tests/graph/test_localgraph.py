@@ -307,7 +307,7 @@ def test_localgraph_indexes_a_deployment_until_it_is_interrupted(world: World, t
     file = tmp_path / "deployment.json"
     NetworkDeployment(protocol=world.d, market=world.book).save(file)
     options = ["--network", str(world.evm.url), "--deployment", str(file), "--port", "0", "--json"]
-    program = "from scripts.localgraph import cli; cli()"
+    program = "from agents.commands.localgraph import cli; cli()"
     with subprocess.Popen(
         [sys.executable, "-c", program, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as started:

@@ -664,7 +664,9 @@ def test_command_line_trains_evaluates_and_writes(
 def test_ape_run_train_goes_on_from_its_checkpoint(
     create_bars: CreateBars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scripts.train import cli as train_command  # imports ape, which the processes started here have no use for
+    from agents.commands.train import (
+        cli as train_command,  # imports ape, which the processes started here have no use for
+    )
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     bars = create_bars(2_300)

@@ -11,11 +11,8 @@ import pytest
 from eth_abi.exceptions import DecodingError
 from eth_account import Account
 
-from agents.contracts import RevertReason, load_artifact
-from agents.errors import Misconfigured
-from agents.localnet.evm import mnemonic_accounts
-from scripts import _chain
-from scripts._chain import (
+from agents.commands import _chain
+from agents.commands._chain import (
     Connection,
     amount,
     connect,
@@ -27,6 +24,9 @@ from scripts._chain import (
     printable,
     show,
 )
+from agents.contracts import RevertReason, load_artifact
+from agents.errors import Misconfigured
+from agents.localnet.evm import mnemonic_accounts
 
 KEY = "0x" + "42" * 32
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from scripts.check_data import cli
+from agents.commands.check_data import cli
 from tests.unit.scripts.conftest import Refuse
 from tests.unit.scripts.test_train import BAR_S, START_S, write_bars
 

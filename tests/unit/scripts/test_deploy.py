@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from web3 import Web3
 
+from agents.commands import deploy
+from agents.commands._local import local_people, make_market
 from agents.deployment import Deployment, Genesis, deploy_protocol
 from agents.deployments import NetworkDeployment, check_market, find_faults, load_deployment, predict_addresses
 from agents.errors import Misconfigured
 from agents.genesis import load_genesis
 from agents.localnet.evm import Account, LocalEvm, TransactionReverted, start_evm
 from agents.localnet.market import AddressBook
-from scripts import deploy
-from scripts._local import local_people, make_market
 
 GENESIS = Path(__file__).resolve().parents[3] / "deployments" / "genesis" / "local.toml"
 

@@ -13,6 +13,9 @@ import pytest
 from eth_account import Account
 
 from agents.ballots import Ballot, Support, check_ballot, sign_ballot
+from agents.commands._local import local_people
+from agents.commands.propose import parse_items, parse_limit
+from agents.commands.vote import read_ballot
 from agents.deployments import load_market
 from agents.errors import Misconfigured
 from agents.genesis import load_genesis
@@ -20,9 +23,6 @@ from agents.localnet.market import AddressBook, AssetAddresses
 from agents.manifest import EXAMPLE, load_artefact, read_request
 from offchain_rl.artefact import ActionSpec, Artefact, save
 from offchain_rl.observation import ObservationSpec
-from scripts._local import local_people
-from scripts.propose import parse_items, parse_limit
-from scripts.vote import read_ballot
 
 GENESIS = Path(__file__).resolve().parents[3] / "deployments" / "genesis" / "local.toml"
 

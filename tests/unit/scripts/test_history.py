@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from agents.commands import feeds, history
 from agents.localnet.anvil import find_anvil
 from agents.localnet.evm import LocalEvm, start_evm
 from agents.localnet.feeds import deploy_feed, publish
 from benchmarks.oracle.history import publish_many, replay
 from oracle.feeds import Feed, SequencerFeed
 from oracle.history import load_history
-from scripts import feeds, history
 from tests.unit.scripts.conftest import Refuse
 
 pytestmark = pytest.mark.skipif(find_anvil() is None, reason="anvil is not installed")

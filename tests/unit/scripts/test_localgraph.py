@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import localgraph, manifests
+from agents.commands import localgraph, manifests
 from tests.unit.scripts.conftest import Refuse
 
 

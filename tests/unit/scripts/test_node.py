@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from agents.commands import node
+from agents.commands.travel import parse_duration_s, parse_price
 from agents.errors import Misconfigured
 from agents.localnet.anvil import find_anvil
 from agents.localnet.evm import EvmUnavailable, attach_evm, start_evm
-from scripts import node
-from scripts.travel import parse_duration_s, parse_price
 from tests.unit.scripts.conftest import Refuse
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,7 +44,7 @@ def test_a_port_that_can_not_be_is_named(port: str, refuse: Refuse):
 
 @needs_anvil
 def test_a_node_runs_until_it_is_interrupted_and_leaves_nothing_behind():
-    program = "import sys; from scripts.node import cli; sys.argv = ['node', '--port', '0']; cli()"
+    program = "import sys; from agents.commands.node import cli; sys.argv = ['node', '--port', '0']; cli()"
     environment = {**os.environ, "PYTHONPATH": "."}
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment

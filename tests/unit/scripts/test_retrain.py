@@ -7,8 +7,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from agents.commands import retrain
 from offchain_rl.canaries import MarketSize, random_walk
-from scripts import retrain
 from tests.unit.scripts.conftest import Refuse
 
 

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from agents.commands.status import cli, print_table
 from agents.deployments import NetworkDeployment
 from agents.localnet.evm import start_evm
-from scripts.status import cli, print_table
 from tests.contracts import story
 from tests.contracts.world import World
 

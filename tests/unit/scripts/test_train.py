@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from agents.commands import train
 from offchain_rl.artefact import Artefact, load
-from scripts import train
 from tests.unit.scripts.conftest import Refuse
 
 # The least that a training takes: one rollout of every environment.

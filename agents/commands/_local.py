@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from agents.commands._chain import Connection, say
 from agents.demo import PEOPLE
 from agents.deployment import Deployment, Genesis
 from agents.localnet.evm import LocalEvm, attach_evm, mnemonic_accounts
 from agents.localnet.market import AddressBook, LocalMarket
-from scripts._chain import Connection, say
 
 # What a local market opens with; `ape run travel` publishes others.
 PRICES_USD = {"ETH": Decimal(2000), "BTC": Decimal(60_000)}

@@ -37,7 +37,7 @@ from agents.genesis import TOKEN_DECIMALS, to_units
 from agents.localnet.evm import CHAIN_ID, CallReverted, TransactionRefused, TransactionReverted
 from oracle.errors import OracleError
 
-DEPLOYMENTS = Path(__file__).resolve().parents[1] / "deployments"
+DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 # anvil's and ape's own chain: gone when their process ends, and its keys are public.
 LOCAL_CHAINS = (CHAIN_ID, 1337)
 NODE_TIMEOUT_S = 60

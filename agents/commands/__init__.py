@@ -1,0 +1,1 @@
+"""What people run: click commands called `cli`, as `marketflow NAME` or, through `scripts/NAME.py`, `ape run NAME`."""
