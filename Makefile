@@ -23,7 +23,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install graph subgraph test check demo artifacts gas brownie forge lock clean report-rl \
-	attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle bench-rl \
+	page page-tools e2e bench-people deploy-campaign attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle bench-rl \
 	bench-intervals
 
 help: ## list the verbs
@@ -39,7 +39,13 @@ install: ## set up .venv, node_modules and the compiler (SOLC=auto|native|npm)
 graph: install ## set up a graph-node and PostgreSQL (Linux on x86-64); what needs them calls it
 	@$(RUN) tools/bootstrap.py --graph
 
-test: install graph ## run every test group (TEST_ARGS="contracts agents" for some)
+page-tools: install
+	@$(RUN) tools/bootstrap.py --page
+
+page: page-tools ## build the voting page anew into agents/voting_page/
+	@$(RUN) tools/build_page.py
+
+test: install graph page-tools ## run every test group (TEST_ARGS="contracts agents" for some)
 	@$(RUN) tools/run_tests.py $(TEST_ARGS)
 
 check: install ## lint, artefacts up to date, dependencies consistent
@@ -49,6 +55,9 @@ check: install ## lint, artefacts up to date, dependencies consistent
 
 demo: install $(if $(filter 1,$(GRAPH)),graph) ## run the whole circle on a local chain (DEMO_ARGS="...", GRAPH=1)
 	@.venv/bin/ape run demo $(if $(filter 1,$(GRAPH)),--graph) $(DEMO_ARGS)
+
+e2e: install page-tools ## vote in a real browser on a local chain, and run every command of the docs; pictures in out/people/
+	@$(RUN) tools/run_tests.py people
 
 report-rl: install ## whether a strategy is any good, out of sample, with pictures (REPORT_ARGS="--data prices.csv")
 	@$(RUN) -m offchain_rl.report $(REPORT_ARGS)

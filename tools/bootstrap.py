@@ -4,9 +4,9 @@
     node_modules   Solidity sources, the solc and anvil/forge binaries, as pinned in package-lock.json
     .solcx         the compiler that py-solc-x, and so ape and brownie, will find
 
-Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead, `--prover` .venv-prover, `--graph`
-adds PostgreSQL to .venv and a graph-node in subgraph/node_modules; `--lock` rewrites constraints.txt from .venv after
-a pin was changed.
+Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead, `--prover` .venv-prover; `--graph`
+adds PostgreSQL to .venv and a graph-node in subgraph/node_modules, `--page` what builds the voting page, and a browser
+for its tests, in agents/page/node_modules; `--lock` rewrites constraints.txt from .venv after a pin was changed.
 
 This file starts before anything is installed: only the standard library, and syntax that an old Python still
 parses, so that it can say in a sentence what is missing.
@@ -38,6 +38,7 @@ MIN_NODE = 20
 PYTHON_INPUTS = ["pyproject.toml", "constraints.txt", "tools/bootstrap.py"]
 NODE_INPUTS = ["package.json", "package-lock.json", ".npmrc", "tools/bootstrap.py"]
 GRAPH_INPUTS = ["subgraph/package.json", "subgraph/package-lock.json", "subgraph/.npmrc", "tools/bootstrap.py"]
+PAGE_INPUTS = ["agents/page/package.json", "agents/page/package-lock.json", "tools/bootstrap.py"]
 BROWNIE_INPUTS = ["brownie/requirements.txt", "tools/bootstrap.py"]
 PROVER_INPUTS = ["tests/solidity/proofs/requirements.txt", "tools/bootstrap.py"]
 
@@ -47,6 +48,7 @@ def main():
     options.add_argument("--brownie", action="store_true", help="install brownie in .venv-brownie")
     options.add_argument("--prover", action="store_true", help="install the prover in .venv-prover")
     options.add_argument("--graph", action="store_true", help="install what a local graph-node needs")
+    options.add_argument("--page", action="store_true", help="install what builds the voting page, and a browser")
     options.add_argument("--lock", action="store_true", help="rewrite constraints.txt from .venv")
     options.add_argument(
         "--solc",
@@ -67,6 +69,8 @@ def main():
     elif chosen.graph:
         once(GRAPH_IN_VENV, PYTHON_INPUTS, "", install_postgres)
         once(ROOT / "subgraph" / "node_modules", GRAPH_INPUTS, "", install_graph_node)
+    elif chosen.page:
+        once(ROOT / "agents" / "page" / "node_modules", PAGE_INPUTS, "", install_page)
     else:
         once(VENV, PYTHON_INPUTS, "", install_python)
         once(ROOT / "node_modules", NODE_INPUTS, "solc=" + chosen.solc, lambda: install_node(chosen.solc))
@@ -136,6 +140,10 @@ def install_postgres():
 def install_graph_node():
     # Not with --prefix: npm would then look elsewhere for the machine's own settings, such as its certificates.
     run("npm", "ci", "--loglevel=error", "--ignore-scripts", cwd=ROOT / "subgraph", env=with_path(VENV / "bin"))
+
+
+def install_page():
+    run("npm", "ci", "--loglevel=error", "--ignore-scripts", cwd=ROOT / "agents" / "page", env=with_path(VENV / "bin"))
 
 
 def install_brownie():

@@ -52,6 +52,7 @@ GROUPS = [
     Group(name="attacks", tests=("tests/contracts/attacks",)),
     Group(name="fuzz", command=(PYTHON, "tools/fuzz.py", "fast")),
     Group(name="graph", tests=("tests/graph",)),
+    Group(name="people", tests=("tests/people",)),
     Group(name="e2e", tests=("tests/e2e",)),
     Group(name="chaos", tests=("tests/chaos",)),
     Group(name="fork", tests=("tests/fork",)),

@@ -13,12 +13,10 @@ from typing import Any
 
 import click
 
-from agents.ballots import Ballot, Support, check_ballot, sign_ballot, submit_ballot
-from agents.commands._chain import PROPOSAL_STATES, Connection, at, on_chain, parse_id, say, sending, show, tokens
+from agents.ballots import Ballot, Support, check_ballot, sign_ballot, submit_ballot, voting_weight
+from agents.commands._chain import Connection, on_chain, parse_id, say, sending, show, tokens
 from agents.deployment import Deployment
 from agents.errors import Misconfigured
-
-PENDING, ACTIVE = PROPOSAL_STATES.index("pending"), PROPOSAL_STATES.index("active")
 
 
 @click.command()
@@ -26,6 +24,7 @@ PENDING, ACTIVE = PROPOSAL_STATES.index("pending"), PROPOSAL_STATES.index("activ
 @click.option("--for", "is_for", is_flag=True)
 @click.option("--against", "is_against", is_flag=True)
 @click.option("--abstain", "is_abstention", is_flag=True)
+@click.option("--reason", default="", help="Why, for everybody to read; it is kept on the chain.")
 @click.option("--sign-only", is_flag=True, help="Print the signed ballot instead of sending a vote.")
 @click.option("--out", type=click.Path(path_type=Path), help="With --sign-only: write it to this file too.")
 @click.option("--submit", type=click.Path(path_type=Path), help="Relay the ballot in this file.")
@@ -37,6 +36,7 @@ def cli(
     is_for: bool,
     is_against: bool,
     is_abstention: bool,
+    reason: str,
     sign_only: bool,
     out: Path | None,
     submit: Path | None,
@@ -46,8 +46,9 @@ def cli(
 ) -> None:
     """Vote on PROPOSAL."""
     supports = [s for s, given in zip(Support, (is_against, is_for, is_abstention), strict=True) if given]
-    if submit and (proposal or supports or sign_only or out):
-        raise Misconfigured("--submit relays what the ballot says: leave out PROPOSAL, the vote, --sign-only and --out")
+    if submit and (proposal or supports or reason or sign_only or out):
+        rest = "PROPOSAL, the vote, --reason, --sign-only and --out"
+        raise Misconfigured(f"--submit relays what the ballot says: leave out {rest}")
     if not submit and not proposal:
         raise Misconfigured("vote on what? name a proposal's id, or a ballot's file with --submit")
     if not submit and len(supports) != 1:
@@ -58,7 +59,7 @@ def cli(
         show(relay(here, protocol, read_ballot(submit), signer, dry_run=dry_run), as_json=as_json)
         return
     proposal_id = parse_id(proposal, "proposal")
-    weight = require_voter(here, protocol, proposal_id, signer.address, is_early_ok=sign_only)
+    weight = voting_weight(here.chain, protocol, proposal_id, signer.address, is_early_ok=sign_only)
     answer: dict[str, Any] = {
         "dry_run": dry_run, "proposal": str(proposal_id), "voter": signer.address,
         "support": supports[0].name.lower(), "votes": tokens(weight),
@@ -66,51 +67,30 @@ def cli(
     if dry_run:
         show(answer, as_json=as_json)
     elif sign_only:
-        ballot = sign_ballot(here.chain, protocol, proposal_id=proposal_id, support=supports[0], signer=signer)
+        ballot = sign_ballot(
+            here.chain, protocol, proposal_id=proposal_id, support=supports[0], signer=signer, reason=reason
+        )
         document = json.dumps(ballot.to_dict(), indent=2)
         if out:
             write(out, document + "\n")
         click.echo(document)
     else:
-        dao = protocol.contract(here.chain, "dao")
-        here.chain.send(dao.functions.voteStrategy(proposal_id, int(supports[0])), signer)
+        dao = protocol.contract(here.chain, "dao").functions
+        plain = dao.voteStrategy(proposal_id, int(supports[0]))
+        here.chain.send(dao.castVoteWithReason(proposal_id, int(supports[0]), reason) if reason else plain, signer)
         show(answer, as_json=as_json)
 
 
 def relay(here: Connection, protocol: Deployment, ballot: Ballot, signer: Any, *, dry_run: bool) -> dict[str, Any]:
     """Submits somebody's ballot after checking what can be checked for nothing."""
     check_ballot(here.chain, protocol, ballot)
-    weight = require_voter(here, protocol, ballot.proposal_id, ballot.voter, is_early_ok=False)
+    weight = voting_weight(here.chain, protocol, ballot.proposal_id, ballot.voter)
     if not dry_run:
         submit_ballot(here.chain, protocol, ballot, sender=signer)
     return {
         "dry_run": dry_run, "proposal": str(ballot.proposal_id), "voter": ballot.voter,
         "support": ballot.support.name.lower(), "votes": tokens(weight), "relayer": signer.address,
     }  # fmt: skip
-
-
-def require_voter(
-    here: Connection, protocol: Deployment, proposal_id: int, voter: str, *, is_early_ok: bool
-) -> int:
-    """The voter's weight. Raises Misconfigured when the vote is not open, or would count nothing."""
-    dao = protocol.contract(here.chain, "dao").functions
-    state = here.chain.call(dao.state(proposal_id))
-    snapshot_s = here.chain.call(dao.proposalSnapshot(proposal_id))
-    if state == PENDING and not is_early_ok:
-        raise Misconfigured(f"proposal {proposal_id} can't be voted on yet: voting begins after {at(snapshot_s)}")
-    if state not in (PENDING, ACTIVE):
-        raise Misconfigured(f"proposal {proposal_id} is {PROPOSAL_STATES[state]}: voting is over")
-    if here.chain.call(dao.hasVoted(proposal_id, voter)):
-        raise Misconfigured(f"{voter} has voted on proposal {proposal_id} already: a vote counts once")
-    if state == PENDING:
-        return int(here.chain.call(dao.getVotes(voter, here.chain.now_s() - 1)))
-    weight = int(here.chain.call(dao.getVotes(voter, snapshot_s)))
-    if weight == 0:
-        raise Misconfigured(
-            f"{voter} had no votes when voting on proposal {proposal_id} began ({at(snapshot_s)}): tokens vote once "
-            "they are delegated, `ape run delegate`, in proposals that come after"
-        )
-    return weight
 
 
 def read_ballot(path: Path) -> Ballot:
