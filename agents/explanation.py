@@ -11,7 +11,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import requests
 
 from agents.errors import Misconfigured
 from offchain_rl.artefact import canonical_bytes, hash_bytes
@@ -19,6 +21,9 @@ from offchain_rl.artefact import canonical_bytes, hash_bytes
 FORMAT = "marketflow/explanation/2"
 # What agents wrote before explanations had the interval of the next return; audited as it was.
 FORMAT_WITHOUT_INTERVAL = "marketflow/explanation/1"
+# Explanations are some kilobytes; more than this is not read from a daemon.
+MAX_DOCUMENT_BYTES: Final = 1 << 20
+DAEMON_TIMEOUT_S: Final = 10
 
 
 class ExplanationMissing(LookupError):
@@ -108,6 +113,35 @@ class DocumentStore:
         except OSError as error:
             message = f"explanations can't be kept in {self._folder}: {error}; name another folder or make room"
             raise Misconfigured(message) from error
+
+
+def fetch_document(source: Path | str, name: str) -> bytes | None:
+    """The bytes that a folder, or a daemon at a URL, has under that hash; None when it has none, or does not answer.
+
+    Whether they are what was asked for, the reader checks.
+    """
+    if isinstance(source, Path):
+        path = source / f"{name}.json"
+        return path.read_bytes() if path.is_file() else None
+    try:
+        answer = requests.get(
+            f"{source.rstrip('/')}/explanations/{name}", timeout=DAEMON_TIMEOUT_S, stream=True, allow_redirects=False
+        )
+        with answer:
+            content: bytes = answer.raw.read(MAX_DOCUMENT_BYTES + 1, decode_content=True)
+        return content if answer.status_code == 200 and len(content) <= MAX_DOCUMENT_BYTES else None
+    except (requests.RequestException, OSError):
+        return None
+
+
+def check_document(content: bytes, name: str) -> dict[str, Any]:
+    """The document in the bytes. Raises ExplanationForged when they hash to something else, or are none."""
+    document = _parse(content)
+    if hash_bytes(content) != name:
+        raise ExplanationForged(f"the document given for {name} hashes to {hash_bytes(content)}", document)
+    if document is None:
+        raise ExplanationForged(f"what was given for {name} is no document")
+    return document
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -28,6 +28,11 @@ def load_genesis(path: Path, *, market: AddressBook, people: Mapping[str, str], 
 
     Raises Misconfigured naming the file and the key.
     """
+    if not path.exists():
+        raise Misconfigured(
+            f"genesis configuration {path} does not exist: check the path, or copy deployments/genesis/testnet.toml "
+            "there"
+        )
     raw = read_toml(path, "genesis configuration")
     try:
         return _genesis(raw, market, people, now_s)

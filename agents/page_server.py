@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import requests
 from eth_utils import keccak
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -30,13 +29,11 @@ from starlette.staticfiles import StaticFiles
 
 from agents.deployments import NetworkDeployment
 from agents.errors import Misconfigured
+from agents.explanation import fetch_document
 from agents.web import is_loopback
 from offchain_rl.artefact import MAX_ARTEFACT_BYTES
 
 FORMAT: Final = "marketflow/page/1"
-# Explanations are some kilobytes; what a daemon answers beyond this is not passed on.
-MAX_EXPLANATION_BYTES: Final = 1 << 20
-DAEMON_TIMEOUT_S: Final = 10
 _NAME: Final = re.compile(r"(0x[0-9a-f]{64})\.json")
 _LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _Next = Callable[[Request], Awaitable[Response]]
@@ -125,7 +122,7 @@ def add_page(app: FastAPI, sources: PageSources, *, host: str) -> None:
     @app.get("/explanations/{name}", include_in_schema=False)
     def explanation(name: str) -> Response:
         asked = _NAME.fullmatch(name)
-        content = find_explanation(sources.explanations, asked[1]) if asked else None
+        content = fetch_document(sources.explanations, asked[1]) if asked and sources.explanations else None
         return _missing(404, "no such explanation here") if content is None else _document(content)
 
     app.mount("/", StaticFiles(directory=folder, html=True), name="page")
@@ -143,25 +140,6 @@ def find_artefact(folder: Path, artefact_hash: str) -> Path | None:
 @lru_cache(maxsize=4096)
 def _hash_of(path: str, _changed_ns: int, _size: int) -> str:
     return "0x" + keccak(Path(path).read_bytes()).hex()
-
-
-def find_explanation(source: Path | str | None, explanation_hash: str) -> bytes | None:
-    """The document of that hash from a folder or a daemon; the reader checks that it is."""
-    if isinstance(source, Path):
-        path = source / f"{explanation_hash}.json"
-        return path.read_bytes() if path.is_file() else None
-    if source is None:
-        return None
-    try:
-        answer = requests.get(
-            f"{source.rstrip('/')}/explanations/{explanation_hash}", timeout=DAEMON_TIMEOUT_S, stream=True,
-            allow_redirects=False,
-        )  # fmt: skip
-        with answer:
-            content = answer.raw.read(MAX_EXPLANATION_BYTES + 1, decode_content=True)
-        return content if answer.status_code == 200 and len(content) <= MAX_EXPLANATION_BYTES else None
-    except requests.RequestException:
-        return None
 
 
 def export_page(sources: PageSources, folder: Path) -> list[Path]:

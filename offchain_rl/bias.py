@@ -442,7 +442,17 @@ def _is_different(a: Values, b: Values, tolerance: int) -> npt.NDArray[np.bool_]
     return ~same
 
 
+def _require_movement(bars: Bars) -> None:
+    """Raises NothingToCheck for a price that never changes: a decision that knows the future looks like any other."""
+    if len(bars) and int(bars.close_e8.min()) == int(bars.close_e8.max()):
+        raise NothingToCheck(
+            f"{bars.source}: all {len(bars)} bars close at the same price, on which no mistake can be seen; give a "
+            "series whose price moves"
+        )
+
+
 def _decided(subject: Subject, bars: Bars) -> Decisions:
+    _require_movement(bars)
     decisions = subject.decide(bars)
     if not len(decisions.times_s):
         raise NothingToCheck(f"{subject.name} decides nothing on {len(bars)} bars of {bars.source}")
@@ -1146,8 +1156,9 @@ def check_strategy(
     `claim_s`: start and end of what is reported, ranked by what holding the asset brought, as `bars` is all the data.
     `finer`: bars of the same market to check names against. `universe` and `listed`: see `check_universe`. `train`:
     the procedure behind the strategy, with `train_bars` (half of the bars unless given) to train on. What could not
-    run is in `not_checked`; a report without findings is not clean.
+    run is in `not_checked`; a report without findings is not clean. Raises NothingToCheck where the price never moves.
     """
+    _require_movement(bars)
     checks: dict[str, Check] = {
         **_data_checks(subject, bars, claim_s, finer),
         **_decision_checks(subject, bars, seed),
@@ -1215,11 +1226,13 @@ def check_artefact(
     """The detectors on the observation, the policy and the backtest of an artefact, in one report.
 
     Strategies are run on the last `most_bars` (three lookbacks and 1500 bars unless given), data and the reported
-    window are judged on all bars. The window is that of the folds in the artefact's report.
+    window are judged on all bars. The window is that of the folds in the artefact's report. Raises NothingToCheck
+    where the price never moves, in all bars or in those that strategies are run on.
     """
     policy = policy_from_artefact(artefact)
     most_bars = most_bars or 3 * artefact.observation.lookback + 1_500
     recent = bars.slice(max(len(bars) - most_bars, 0), len(bars))
+    _require_movement(recent)
     subjects = (
         observation_subject(artefact.observation),
         policy_subject(policy, config),

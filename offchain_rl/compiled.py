@@ -5,13 +5,19 @@ Nothing of the model is written again here. Every function of `spot_vault` is ha
 below carry vaults from rows of an array into tuples and back.
 
 Machine code is kept between processes in a folder named by the source it was made from, so that a change of the model
-can never meet old code: below MARKETFLOW_CACHE_DIR, else ~/.cache/marketflow.
+can never meet old code: below MARKETFLOW_CACHE_DIR, else ~/.cache/marketflow. Each file carries its SHA-256, since
+machine code with one bit wrong may run and give other numbers: a file that was damaged is compiled anew. This is no
+defence against somebody who writes to that folder.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import pickle
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +25,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import config as numba_config
+from numba.core.caching import IndexDataCacheFile
 from numba.extending import overload, register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
@@ -53,6 +60,7 @@ _BLOCK: Final = 64
 # Bars that are valued ahead, as if nothing were ordered in them.
 _AHEAD: Final = 32
 _FOLDER: Final = Path(__file__).parent
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
 _SOURCES: Final = [_FOLDER / f"{name}.py" for name in ("fixedpoint", "spot_vault", "reward", "episode", "compiled")]
 
 
@@ -159,36 +167,98 @@ def _cache_folder() -> str:
     return str(Path(named or Path.home() / ".cache" / "marketflow") / "compiled" / digest)
 
 
+class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]  # numba has no types
+    """numba's index and machine code files, each after the SHA-256 of what it holds.
+
+    In one file and not beside it: two processes that write at once then never leave the hash of the one with the code
+    of the other. What does not match its hash is not there, so that it is compiled anew and written over.
+    """
+
+    def _load_index(self) -> dict[Any, str]:
+        content = _read_checked(self._index_path)
+        version, stamp, overloads = pickle.loads(content) if content else (None, None, {})
+        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        self._write_checked(self._index_path, self._dump((self._version, self._source_stamp, overloads)))
+
+    def _load_data(self, name: str) -> Any:
+        content = _read_checked(self._data_path(name))
+        if content is None:
+            raise OSError(f"{name} is damaged")  # which numba takes for a file that is gone
+        return pickle.loads(content)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write_checked(self._data_path(name), self._dump(data))
+
+    def _write_checked(self, path: str, content: bytes) -> None:
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+
+def _read_checked(path: str) -> bytes | None:
+    """What a file holds; None where there is none, or its hash is another one."""
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return rest if hashlib.sha256(rest).digest() == digest else None
+
+
 def compile_cached(function: Any, **options: Any) -> Any:
     """The function compiled, without the interpreter's checks; kept on disk for the next process where that can be.
 
-    `options` are numba's. Files of a function in another module are made anew when that module changes.
+    `options` are numba's. Files of a function in another module are made anew when that module changes. Where they
+    can't be written, each process compiles for itself; a disk that turns out full is warned of once.
     """
     options = {"error_model": "numpy", "nogil": True} | options
-    before = numba_config.CACHE_DIR
-    numba_config.CACHE_DIR = _cache_folder()
+    before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, _cache_folder()
     try:
         compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # the folder can't be written: compiled anew each time
+    except RuntimeError:  # the folder can't be written
         return numba.njit(**options)(function)
     finally:
         numba_config.CACHE_DIR = before
-    _forgive_damage(compiled._cache)
+    cache = compiled._cache
+    if not Path(cache.cache_path).is_relative_to(_cache_folder()):  # numba's next best, which knows one source only
+        return numba.njit(**options)(function)
+    files = cache._cache_file
+    cache._cache_file = _CheckedFiles(cache.cache_path, cache._impl.filename_base, files._source_stamp)
+    _forgive_failures(cache)
     return compiled
 
 
-def _forgive_damage(cache: Any) -> None:
-    """Files that were cut short, by a full disk or a power cut, are thrown away and made again."""
-    load = cache.load_overload
+def _forgive_failures(cache: Any) -> None:
+    """A cache that can't be read or written costs time and nothing else."""
+    load, save = cache.load_overload, cache.save_overload
 
     def load_or_forget(signature: Any, context: Any) -> Any:
         try:
             return load(signature, context)
-        except Exception:
-            cache.flush()
+        except Exception:  # whole, and yet not what this numba can read
+            with suppress(OSError):
+                cache.flush()
             return None
 
-    cache.load_overload = load_or_forget
+    def save_or_do_without(signature: Any, data: Any) -> None:
+        try:
+            save(signature, data)
+        except OSError:
+            cache.disable()
+            _warn_once(_cache_folder())
+
+    cache.load_overload, cache.save_overload = load_or_forget, save_or_do_without
+
+
+@functools.cache
+def _warn_once(folder: str) -> None:
+    warnings.warn(
+        f"compiled code can't be kept in {folder}, so every process compiles anew, which takes seconds: make room "
+        "there, or set MARKETFLOW_CACHE_DIR to another folder",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @register_jitable(forceinline=True)

@@ -1,7 +1,7 @@
 """Retraining without end: challengers against a champion, and a gate that luck does not pass.
 
     python -m offchain_rl.continual champions/ --data prices.csv            # every hour, by cron or a timer
-    python -m offchain_rl.continual champions/ --data prices.csv --dry-run  # what would happen
+    python -m offchain_rl.continual champions/ --data prices.csv --dry-run  # what would happen; counts trials
     python -m offchain_rl.continual champions/ --rollback                   # the champion before this one
 
 One run trains challengers on the bars up to a recent window, lets them and the champion trade the window, which none of
@@ -9,10 +9,17 @@ them was trained on, and replaces the champion only when the chosen challenger's
 *and* its Sharpe ratio less the champion's has a bootstrap interval above `min_excess_e2`: two that hardly differ can be
 told apart for sure, and a change costs a vote. A tie keeps the champion. The challenger is chosen by the train bars,
 never by the window. Every different challenger that was ever tried on days of this window counts as a trial: trying
-every hour makes the gate stricter and not easier, so retrain as often as there is news.
+every hour makes the gate stricter and not easier, so retrain as often as there is news. A trial is written down before
+its training begins, so that a dry run counts too, and a run that was killed: that one as a trial for each challenger it
+had begun.
 
 A champion that was trained longer than `max_age_s` ago is demoted: `hold` takes its place, which trades nothing, until
-a challenger passes. Expiry needs no prices, so it happens even where they can't be had.
+a challenger passes. Expiry needs no prices, so it happens even where they can't be had. Then the clock alone has said
+so: if it was ahead, the first run by the right clock puts the champion back in office. A clock before the end of prices
+that there were already is surely behind, and nothing is done by it.
+
+A champion that the operator rolled back does not come straight back, nor what the same seed makes of a few bars more,
+until none of the days known at the rollback are in the window.
 
 Nothing here touches a chain. What a vault runs is decided by vote: a new champion is *proposed*, by `ape run propose`.
 
@@ -81,7 +88,11 @@ FOUNDED: Final = "founded"
 KEPT: Final = "kept"
 REPLACED: Final = "replaced"
 EXPIRED: Final = "expired"
+RESTORED: Final = "restored"
 ROLLED_BACK: Final = "rolled back"
+# A challenger's training begins; those of a run have ended, and are about to be judged.
+TRYING: Final = "trying"
+TRIED: Final = "tried"
 GENESIS: Final = "0x" + "00" * 32
 # Of the interval of champion against challenger: the same draws on every machine.
 _DRAWS_SEED: Final = 1
@@ -163,6 +174,10 @@ class Reign:
     since_s: int
     # When the run began that trained it; for one that was given, when it was given.
     trained_s: int
+    # What put it in office.
+    event: str
+    # Of a challenger: its name in the run that trained it.
+    challenger: str = ""
 
 
 class Store:
@@ -208,16 +223,18 @@ class Store:
         """The champions that one can go back to, the present one last."""
         stack: list[Reign] = []
         for event in self.events():
-            if event["event"] == ROLLED_BACK:
+            if event["event"] in (ROLLED_BACK, RESTORED):
                 stack.pop()
-                stack[-1] = replace(stack[-1], since_s=event["time_s"])
-            elif event["event"] != KEPT:
+                stack[-1] = replace(stack[-1], since_s=event["time_s"], event=event["event"])
+            elif event["event"] in (FOUNDED, REPLACED, EXPIRED):
                 stack.append(
                     Reign(
                         artefact_hash=event["champion"],
                         kind=event["kind"],
                         since_s=event["time_s"],
                         trained_s=event["trained_s"],
+                        event=event["event"],
+                        challenger=event.get("challenger_name", ""),
                     )
                 )
         return stack
@@ -242,13 +259,9 @@ class Store:
         return artefact.artefact_hash
 
     def commit(self, time_s: int, event: str, details: Mapping[str, Any]) -> dict[str, Any]:
-        """The event, when it is in the history for good. Raises Refused when the clock went back."""
+        """The event, when it is in the history for good. Raises Refused when the clock is surely behind."""
+        self.require_clock(time_s)
         events = self.events()
-        if events and time_s < events[-1]["time_s"]:
-            raise Refused(
-                f"the clock says {time_s}, and the last event in {self.folder / HISTORY} was at "
-                f"{events[-1]['time_s']}: set the clock right"
-            )
         previous = events[-1]["hash"] if events else GENESIS
         body = {**details, "event": event, "previous": previous, "sequence": len(events), "time_s": time_s}
         line = {**body, "hash": hash_bytes(canonical_bytes(body))}
@@ -258,6 +271,22 @@ class Store:
             os.fsync(file.fileno())
         _sync_folder(self.folder)
         return line
+
+    def judged_until_s(self) -> int:
+        """The end of the latest prices that a run was made on, unix seconds; 0 where there was none.
+
+        Unlike the times of events, which a wrong clock may have given: no clock that is right is before this.
+        """
+        return max((event.get("window_end_s", 0) for event in self.events()), default=0)
+
+    def require_clock(self, now_s: int) -> None:
+        """Raises Refused when the clock is before the end of prices that there were already."""
+        until_s = self.judged_until_s()
+        if now_s < until_s:
+            raise Refused(
+                f"the clock says {now_s}, and {self.folder / HISTORY} has a run on prices up to {until_s}: set the "
+                "clock right"
+            )
 
     def publish(self) -> None:
         """The copy of the champion's artefact, brought up to the history."""
@@ -347,10 +376,8 @@ class Job:
         """What was decided and why, as texts and numbers for JSON.
 
         Raises Refused, BadPriceData, PriceDataUnavailable, BadObservation; the champion is then what it was, or has
-        expired.
+        expired. A dry run leaves the folder as it was but for the trials it has made.
         """
-        if self.is_dry:
-            return self._run()
         with self.store.locked():
             answer = self._run()
             self.store.publish()
@@ -358,18 +385,23 @@ class Job:
 
     def _run(self) -> dict[str, Any]:
         started = self.clock()
-        reigns = self.store.reigns()
+        self.store.require_clock(self.now_s)
+        reigns, restored, expired = self.store.reigns(), "", ""
         if reigns:  # before prices are asked for: old age does not wait for them
-            reign, champion, expired = self._incumbent(reigns[-1])
+            reign, restored = self._put_back(reigns)
+            reign, champion, expired = self._incumbent(reign)
         bars, companions = self.fetch()
         self._require_present(bars, companions)
         if not reigns:
-            reign, champion, expired = self._found()
+            reign, champion = self._found(bars)
+        require_bar_length("the champion", champion, bars)
         fold = plan_window(bars, self.config)
         challengers = self._train(bars, companions, fold, champion, started)
         found = self._judge(bars, fold, champion, challengers) if challengers else None
         is_new = found is not None and found.is_replacing
-        answer = self._describe(reign, found, fold, bars, len(challengers), expired)
+        answer = self._describe(reign, found, fold, bars, len(challengers), expired) | {"restored": restored}
+        if restored and not is_new and not expired:
+            answer["next"] = next_step(self.store, restored)
         if found is not None and is_new:
             answer["champion"] = found.artefact.artefact_hash
             self._change(REPLACED, found.artefact, self.now_s, self._details(found, bars, fold))
@@ -379,11 +411,33 @@ class Job:
 
     # Who is champion
 
-    def _found(self) -> tuple[Reign, Artefact, str]:
+    def _found(self, bars: Bars) -> tuple[Reign, Artefact]:
         """The first champion of the folder."""
-        artefact = self.founder or hold_artefact("nobody has passed the gate yet")
+        artefact = self.founder or hold_artefact("nobody has passed the gate yet", bar_s=bars.bar_s)
+        require_bar_length("the champion to begin with", artefact, bars)
         self.say(f"{self.store.folder}: founded with {artefact.artefact_hash}, {artefact.kind}")
-        return self._change(FOUNDED, artefact, self.now_s, {}), artefact, ""
+        return self._change(FOUNDED, artefact, self.now_s, {}), artefact
+
+    def _put_back(self, reigns: Sequence[Reign]) -> tuple[Reign, str]:
+        """The champion, after one was put back that had expired by a clock that was ahead, and that one's hash.
+
+        That clock was ahead when the time it showed has not come yet and the champion is not too old now.
+        """
+        last = reigns[-1]
+        if last.event != EXPIRED or last.since_s <= self.now_s:
+            return last, ""
+        before = reigns[-2]
+        if self.now_s - before.trained_s > self.config.max_age_s:
+            return last, ""
+        ahead = f"it was demoted by a clock that showed {_days(last.since_s - self.now_s)} days after now"
+        self.say(f"champion {before.artefact_hash} is in office again: {ahead}")
+        self.store.artefact(before.artefact_hash)
+        if not self.is_dry:
+            said = {"champion": before.artefact_hash, "kind": before.kind, "trained_s": before.trained_s}
+            told = {"instead_of": last.artefact_hash, "reason": ahead}
+            self.store.commit(self.now_s, RESTORED, said | told)
+            self.store.publish()
+        return replace(before, since_s=self.now_s, event=RESTORED), before.artefact_hash
 
     def _incumbent(self, reign: Reign) -> tuple[Reign, Artefact, str]:
         """The champion, after its age was looked at: its reign, artefact, and the hash of one that expired."""
@@ -392,7 +446,10 @@ class Job:
         if reign.kind == HOLD or age_s <= self.config.max_age_s:
             return reign, artefact, ""
         reason = f"trained {_days(age_s)} days ago, at most {_days(self.config.max_age_s)} are allowed"
-        self.say(f"champion {reign.artefact_hash} is demoted to hold: {reason}")
+        self.say(
+            f"champion {reign.artefact_hash} is demoted to hold: {reason}; if the clock is ahead, set it right and run "
+            "again, and the champion is back"
+        )
         held, told = hold_artefact(reason, after=artefact), {"expired": reign.artefact_hash, "reason": reason}
         return self._change(EXPIRED, held, self.now_s, told), held, reign.artefact_hash
 
@@ -404,7 +461,9 @@ class Job:
             said = {"champion": artefact_hash, "kind": artefact.kind, "trained_s": trained_s}
             self.store.commit(self.now_s, event, {**details, **said})
             self.store.publish()
-        return Reign(artefact_hash=artefact_hash, kind=artefact.kind, since_s=self.now_s, trained_s=trained_s)
+        return Reign(
+            artefact_hash=artefact_hash, kind=artefact.kind, since_s=self.now_s, trained_s=trained_s, event=event
+        )
 
     # Training
 
@@ -422,7 +481,35 @@ class Job:
     def _train(
         self, bars: Bars, companions: Sequence[Bars], fold: Fold, champion: Artefact, started: float
     ) -> dict[str, Artefact]:
-        """Challengers by name, those that were trained in time."""
+        """Challengers by name, those that were trained in time.
+
+        Each is a trial on disk before it is begun. One that was given up, or that its trainer could not make, is none:
+        nobody judges it. What a kill or an interruption cut off stays one, since nobody knows what was seen of it.
+        """
+        begun: list[int] = []
+        trained: dict[str, Artefact] = {}
+        try:
+            for name, artefact in self._train_each(bars, companions, fold, champion, started, begun):
+                trained[name] = artefact
+        except Exception:
+            self._end_trials(bars, fold, begun, trained)
+            raise
+        self._end_trials(bars, fold, begun, trained)
+        return trained
+
+    def _begin_trial(self, bars: Bars, fold: Fold, seed: int) -> int:
+        """The number of the line that says so."""
+        return int(self.store.commit(self.now_s, TRYING, self._about(bars, fold) | {"seed": seed})["sequence"])
+
+    def _end_trials(self, bars: Bars, fold: Fold, begun: Sequence[int], trained: Mapping[str, Artefact]) -> None:
+        tried = {"begun": list(begun), "tried": sorted(map(decision_hash, trained.values()))}
+        if begun:
+            self.store.commit(self.now_s, TRIED, self._about(bars, fold) | tried)
+
+    def _train_each(
+        self, bars: Bars, companions: Sequence[Bars], fold: Fold, champion: Artefact, started: float, begun: list[int]
+    ) -> Iterator[tuple[str, Artefact]]:
+        """One after the other until the time is over; the numbers of their trials are added to `begun`."""
         deadline = started + self.config.budget_s
 
         def check_budget() -> None:
@@ -431,13 +518,13 @@ class Job:
 
         past = bars.slice(fold.train_start, fold.train_end)
         others = tuple(one.between(past.start_s, past.end_s) for one in companions)
-        trained: dict[str, Artefact] = {}
         longest = 0.0
         for number in range(self.config.seeds):
             seed, began = self.config.seed + number, self.clock()
             if began + longest > deadline:
                 self.say(f"the budget of {self.config.budget_s} s leaves no time for seed {seed}")
                 break
+            begun.append(self._begin_trial(bars, fold, seed))
             lesson = Lesson(bars=past, companions=others, seed=seed, champion=champion, check_budget=check_budget)
             try:
                 artefact = self.trainer(lesson)
@@ -445,9 +532,8 @@ class Job:
                 self.say(f"seed {seed} was given up: the budget of {self.config.budget_s} s is spent")
                 break
             longest = max(longest, self.clock() - began)
-            trained[f"seed {seed}"] = artefact
             self.say(f"seed {seed} trained in {self.clock() - began:.1f} s")
-        return trained
+            yield f"seed {seed}", artefact
 
     # Judging
 
@@ -458,7 +544,7 @@ class Job:
         if any(policy.spec != spec for policy in policies.values()):
             raise Refused("challengers of one run observe the same: the trainer made them of different specs")
         tried = sorted(map(decision_hash, challengers.values()))
-        made = self.config.trials_before + len(self._earlier_trials(bars, fold).union(tried))
+        made = self.config.trials_before + self._count_trials(bars, fold)
         walk = walk_all(bars, _fixed(policies), spec, walk_config(fold, spec, self.config, made))
         # Not among the trials: a champion that does badly would spread them, and make whoever beats it look lucky.
         incumbent = run_alone(CHAMPION, policy_from_artefact(champion), bars, fold, self.config.backtest)
@@ -475,15 +561,34 @@ class Job:
             interval=interval,
             trials_made=made,
             is_same=decision_hash(challengers[chosen]) == decision_hash(champion),
+            is_rolled_back=self._is_rolled_back(chosen, challengers[chosen], bars, fold),
             tried=tuple(tried),
             min_excess_e2=self.config.min_excess_e2,
         )
 
-    def _earlier_trials(self, bars: Bars, fold: Fold) -> set[str]:
-        """Challengers of earlier runs that were tried on days of this window; one that comes again is one trial."""
+    def _count_trials(self, bars: Bars, fold: Fold) -> int:
+        """Challengers, of this run too, that were tried on days of this window; one that comes again is one trial.
+
+        Of a run that was killed, what its challengers would have decided is not known: each of them is one.
+        """
+        events = self._on_days_of(bars, fold)
+        tried = {name for event in events for name in event.get("tried", ())}
+        ended = {number for event in events if event["event"] == TRIED for number in event["begun"]}
+        return len(tried) + sum(event["event"] == TRYING and event["sequence"] not in ended for event in events)
+
+    def _is_rolled_back(self, name: str, challenger: Artefact, bars: Bars, fold: Fold) -> bool:
+        """Whether the operator rolled it back, or what the same seed had made, when days of this window were known."""
+        decides, recipe = decision_hash(challenger), recipe_hash(challenger)
+        return any(
+            event["decides"] == decides or (event["recipe"], event["challenger_name"]) == (recipe, name)
+            for event in self._on_days_of(bars, fold)
+            if event["event"] == ROLLED_BACK
+        )
+
+    def _on_days_of(self, bars: Bars, fold: Fold) -> list[dict[str, Any]]:
+        """Events that knew days of this window."""
         start_s = int(bars.timestamps_s[fold.test_start])
-        events = [event for event in self.store.events() if event.get("window_end_s", 0) > start_s]
-        return {name for event in events for name in event["tried"]}
+        return [event for event in self.store.events() if event.get("window_end_s", 0) > start_s]
 
     def _is_stored(self, reign: Reign) -> bool:
         """Not in a dry run that would found or demote."""
@@ -493,21 +598,25 @@ class Job:
 
     def _details(self, found: Found | None, bars: Bars, fold: Fold) -> dict[str, Any]:
         """What the history keeps of a run: integers and texts."""
-        details: dict[str, Any] = {
-            "tried": [] if found is None else list(found.tried),
-            "data_hash": bars.data_hash(),
-            "source": bars.source,
-            "window_end_s": bars.end_s,
-            "window_start_s": int(bars.timestamps_s[fold.test_start]),
-        }
+        details = self._about(bars, fold) | {"tried": [] if found is None else list(found.tried)}
         if found is not None:
             details |= {
                 "challenger": found.artefact.artefact_hash,
+                "challenger_name": found.name,
                 "excess_sharpe_e2": found.excess_e2,
                 "trials_made": found.trials_made,
                 "verdict": found.verdict.to_dict(),
             }
         return details
+
+    def _about(self, bars: Bars, fold: Fold) -> dict[str, Any]:
+        """Which prices, and which of them the window has."""
+        return {
+            "data_hash": bars.data_hash(),
+            "source": bars.source,
+            "window_end_s": bars.end_s,
+            "window_start_s": int(bars.timestamps_s[fold.test_start]),
+        }
 
     def _describe(
         self, reign: Reign, found: Found | None, fold: Fold, bars: Bars, trained: int, expired: str
@@ -560,12 +669,14 @@ class Found:
     # What the challengers of this run decide by: see `decision_hash`.
     tried: tuple[str, ...]
     is_same: bool
+    # Whether it would come straight back.
+    is_rolled_back: bool
     min_excess_e2: int
 
     @property
     def is_replacing(self) -> bool:
         """Whether it takes the champion's place. A tie does not."""
-        return self.verdict.outcome == PASS and self.is_better and not self.is_same
+        return self.verdict.outcome == PASS and self.is_better and not self.is_same and not self.is_rolled_back
 
     @property
     def is_better(self) -> bool:
@@ -591,13 +702,18 @@ class Found:
         if not self.is_better:
             least = f"{self.min_excess_e2 / 100:.2f}"
             return f"the challenger passes the gate, and {ahead}: not above {least} for sure, so the champion stays"
+        if self.is_rolled_back:
+            return (
+                f"the challenger passes the gate, and {ahead}; but it, or what {self.name} had made before, was rolled "
+                "back when days of this window were known: try other seeds"
+            )
         return f"the challenger passes the gate, and {ahead}"
 
 
 def roll_back(store: Store, now_s: int, config: RetrainConfig, *, is_dry: bool = False) -> dict[str, Any]:
     """What was decided, after the champion before the present one is in office again.
 
-    Raises Refused when there is none, or when it is so old that the next run would demote it.
+    Raises Refused when there is none, when it is so old that the next run would demote it, or when the clock is behind.
     """
     if is_dry:
         return _roll_back(store, now_s, config, is_dry=True)
@@ -609,6 +725,7 @@ def roll_back(store: Store, now_s: int, config: RetrainConfig, *, is_dry: bool =
 
 def _roll_back(store: Store, now_s: int, config: RetrainConfig, *, is_dry: bool) -> dict[str, Any]:
     reigns = store.reigns()
+    store.require_clock(now_s)
     if len(reigns) < 2:
         raise Refused(f"{store.folder} has no champion before the present one to go back to")
     before, last = reigns[-2], reigns[-1]
@@ -619,9 +736,14 @@ def _roll_back(store: Store, now_s: int, config: RetrainConfig, *, is_dry: bool)
             f"once: raise the largest age of {_days(config.max_age_s)} days, or train a new one"
         )
     store.artefact(before.artefact_hash)
+    unwanted = store.artefact(last.artefact_hash)
     if not is_dry:
         said = {"champion": before.artefact_hash, "kind": before.kind, "trained_s": before.trained_s}
-        store.commit(now_s, ROLLED_BACK, {**said, "instead_of": last.artefact_hash})
+        told = {"instead_of": last.artefact_hash, "window_end_s": store.judged_until_s()}
+        not_again = {
+            "challenger_name": last.challenger, "decides": decision_hash(unwanted), "recipe": recipe_hash(unwanted),
+        }  # fmt: skip
+        store.commit(now_s, ROLLED_BACK, said | told | not_again)
     return {
         "decision": ROLLED_BACK,
         "reason": "the operator asked for it",
@@ -722,11 +844,21 @@ def report_of(walk: Walk, chosen: str, verdict: Verdict) -> WalkForwardReport:
     )
 
 
-def hold_artefact(reason: str, *, after: Artefact | None = None) -> Artefact:
+def require_bar_length(who: str, artefact: Artefact, bars: Bars) -> None:
+    """Raises BadObservation when an artefact was made for bars of another length, though it may look at none."""
+    asked_s = artefact.observation.bar_s
+    if asked_s != bars.bar_s:
+        raise BadObservation(
+            f"{who}, {artefact.artefact_hash}, observes bars of {asked_s} s, and {bars.source} has bars of "
+            f"{bars.bar_s} s: give prices of that length, or keep them in another folder"
+        )
+
+
+def hold_artefact(reason: str, *, bar_s: int = ObservationSpec().bar_s, after: Artefact | None = None) -> Artefact:
     """What a vault runs while nobody deserves better: nothing is traded. Observes what the one before did."""
     provenance: dict[str, Any] = {"method": "continual", "reason": reason}
     if after is None:
-        return Artefact(name=HOLD, kind=HOLD, observation=ObservationSpec(), provenance=provenance)
+        return Artefact(name=HOLD, kind=HOLD, observation=ObservationSpec(bar_s=bar_s), provenance=provenance)
     provenance["instead_of"] = after.artefact_hash
     return Artefact(name=HOLD, kind=HOLD, observation=after.observation, action=after.action, provenance=provenance)
 
@@ -740,8 +872,17 @@ def has_seen(artefact: Artefact, bars: Bars, fold: Fold) -> bool:
 
 def decision_hash(artefact: Artefact) -> str:
     """keccak256 of what an artefact decides by, whoever made it and however it did."""
+    return _hash_of(artefact, "kind", "observation", "action", "parameters")
+
+
+def recipe_hash(artefact: Artefact) -> str:
+    """keccak256 of what an artefact is like before it is trained."""
+    return _hash_of(artefact, "kind", "observation", "action")
+
+
+def _hash_of(artefact: Artefact, *names: str) -> str:
     whole = artefact.to_dict()
-    return hash_bytes(canonical_bytes({name: whole[name] for name in ("kind", "observation", "action", "parameters")}))
+    return hash_bytes(canonical_bytes({name: whole[name] for name in names}))
 
 
 def _fixed(policies: Mapping[str, Policy]) -> dict[str, Callable[[Bars], Policy]]:
@@ -796,7 +937,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget-s", type=int, default=defaults.budget_s, help="for training, seconds")
     parser.add_argument("--trials", type=int, default=defaults.trials_before, help="configurations tried before")
     parser.add_argument("--rollback", action="store_true", help="back to the champion before this one")
-    parser.add_argument("--dry-run", action="store_true", help="decide, and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="decide, and only count the trials")
     parser.add_argument("--json", action="store_true", help="JSON on standard output; the rest on standard error")
 
 
@@ -839,8 +980,11 @@ def describe(answer: Mapping[str, Any]) -> str:
     lines = [f"{answer['decision']}: {answer['reason']}", f"champion {answer['champion']} ({answer['champion_kind']})"]
     if answer.get("expired"):
         lines.append(f"expired: {answer['expired']}")
+    if answer.get("restored"):
+        lines.append(f"in office again: {answer['restored']}")
     if answer["is_dry_run"]:
-        lines.append("dry run: nothing was written")
+        tried = " but that its challengers were tried" if answer.get("challengers") else ""
+        lines.append(f"dry run: nothing was written{tried}")
     if "next" in answer:
         lines.append(answer["next"])
     return "\n".join(lines)

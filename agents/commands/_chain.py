@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from web3 import HTTPProvider, Web3
 from web3.exceptions import Web3Exception
 from web3.middleware import ExtraDataToPOAMiddleware
 
+from agents.ballots import PROPOSAL_STATES, utc
 from agents.chain import ApeSigner, RemoteChain
 from agents.contracts import ArtifactMissing, RevertReason
 from agents.deployments import NetworkDeployment, load_deployment
@@ -41,8 +42,7 @@ DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 # anvil's and ape's own chain: gone when their process ends, and its keys are public.
 LOCAL_CHAINS = (CHAIN_ID, 1337)
 NODE_TIMEOUT_S = 60
-# IGovernor.ProposalState and IStrategyRegistry.Stage, in their order.
-PROPOSAL_STATES = "pending active canceled defeated succeeded queued expired executed".split()
+# IStrategyRegistry.Stage, in its order.
 STAGES = "none submitted approved live superseded retiring retired".split()
 # IPriceOracle.PriceStatus, in its order.
 PRICE_STATES = (
@@ -167,7 +167,10 @@ def _open_url(url: str) -> tuple[RemoteChain, Any]:
 def on_chain(command: Callable[..., None]) -> Callable[..., None]:
     """A command that gets a `Connection` first, and `as_json` among its options."""
 
-    @click.option("--network", default="", help="ecosystem:network:provider as ape has it, or a node's URL.")
+    @click.option(
+        "--network", default="", envvar="MARKETFLOW_NETWORK",
+        help="ecosystem:network:provider as ape has it, or a node's URL; else MARKETFLOW_NETWORK.",
+    )
     @click.option(
         "--deployments", "folder", type=click.Path(path_type=Path), default=DEPLOYMENTS, show_default="deployments",
         envvar="MARKETFLOW_DEPLOYMENTS_DIR", help="Folder of the files that say where things are.",
@@ -185,8 +188,12 @@ def on_chain(command: Callable[..., None]) -> Callable[..., None]:
 def sending(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that sends transactions: `account` and `dry_run`."""
     command = click.option("--dry-run", is_flag=True, help="Say what would be done, and send nothing.")(command)
-    account_help = "Alias of the ape account that signs and pays; TEST::0, TEST::1 … on a local chain."
-    return click.option("--account", default="", help=account_help)(command)
+    return account_option("Alias of the ape account that signs and pays; TEST::0, TEST::1 … on a local chain.")(command)
+
+
+def account_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """--account, or MARKETFLOW_ACCOUNT."""
+    return click.option("--account", default="", envvar="MARKETFLOW_ACCOUNT", help=help_text)
 
 
 # Ending
@@ -218,7 +225,7 @@ def in_one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 
 def fail(sentence: str) -> None:
     """Exit code 1 after one sentence on stderr."""
-    click.echo(f"error: {printable(' '.join(sentence.split()))}", err=True)
+    click.echo(f"error: {printable(in_this_program(' '.join(sentence.split())))}", err=True)
     sys.exit(1)
 
 
@@ -340,12 +347,20 @@ def printable(text: str) -> str:
 def say(*lines: str) -> None:
     """To standard error: progress, plans and warnings, which are no part of the answer."""
     for line in lines:
-        click.echo(printable(line), err=True)
+        click.echo(printable(in_this_program(line)), err=True)
+
+
+def in_this_program(text: str) -> str:
+    """Commands in a text as whoever reads it started this one: `ape run deploy_approved` or `marketflow
+    deploy-approved`."""
+    if Path(sys.argv[0]).name != "marketflow":
+        return text
+    return re.sub(r"`ape run (\w+)", lambda found: f"`marketflow {found[1].replace('_', '-')}", text)
 
 
 def warn(sentences: Sequence[str]) -> None:
     for sentence in sentences:
-        click.echo(f"warning: {printable(sentence)}", err=True)
+        click.echo(f"warning: {printable(in_this_program(sentence))}", err=True)
 
 
 def show(values: Mapping[str, Any], *, as_json: bool) -> None:
@@ -376,6 +391,5 @@ def tokens(wei: int) -> str:
     return amount(wei, TOKEN_DECIMALS)
 
 
-def at(time_s: int) -> str:
-    """A moment as people read it."""
-    return datetime.fromtimestamp(time_s, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+# A moment as people read it.
+at = utc

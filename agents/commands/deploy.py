@@ -1,44 +1,97 @@
 """ape run deploy: puts the protocol on a chain, after saying what that decides.
 
 On a local chain it first deploys a market, gives the treasury quote, and has the holders' votes delegated; on any
-other it uses the tokens, feeds and Uniswap of a market file, shaped like `market` in `deployments/<network>.json`.
+other it uses the tokens, feeds and Uniswap of a market file, `deployments/market/<network>.json`. Interrupted at any
+moment, the same command goes on: see `agents.deploying`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+from eth_utils import keccak, to_checksum_address
+from requests import RequestException
 from web3.exceptions import Web3Exception
 
-from agents.chain import RemoteChain
 from agents.commands._chain import Connection, amount, at, explain_revert, on_chain, say, sending, show, tokens
 from agents.commands._local import MARKET_MAKER, Local, local_people, make_market
-from agents.deployment import Deployment, Genesis, deploy_protocol
-from agents.deployments import NetworkDeployment, check_market, find_faults, load_market, predict_addresses
+from agents.config_check import find_differences
+from agents.deploying import (
+    Begun,
+    Deploying,
+    NonceTaken,
+    Patience,
+    Progress,
+    ProgressFile,
+    begin,
+    code_hashes,
+    differences,
+    fetch_handed_out,
+    find_begun,
+    moved,
+    next_run,
+    plain,
+)
+from agents.deployment import Deployment, Genesis, deploy_protocol, deployer_contract_at, has_create2_proxy, to_treasury
+from agents.deployments import (
+    NetworkDeployment,
+    check_market,
+    find_faults,
+    load_deployment,
+    load_market,
+    predict_addresses,
+    predict_from,
+)
 from agents.errors import AgentError, Misconfigured
 from agents.genesis import FEED_DECIMALS, load_genesis
 from agents.localnet.evm import CallReverted, LocalEvm, TransactionReverted, start_evm
 from agents.localnet.feeds import fetch_price
 from agents.localnet.market import AddressBook, LocalMarket
 
+# Blocks after which a public network is not expected to take a transaction back.
+CONFIRMATIONS = 2
+# Chains that charge for data on top of gas. https://docs.optimism.io/concepts/transactions/fees and
+# https://docs.arbitrum.io/how-arbitrum-works/deep-dives/gas-and-fees
+OP_STACK, ARBITRUM = (10, 8453, 84_532, 11_155_420), (42_161, 421_614)
+GAS_PRICE_ORACLE = "0x420000000000000000000000000000000000000F"
+# Of a transaction that is not call data: signature, nonce, fees.
+ENVELOPE_BYTES = 120
+# Of what differs, no more is listed.
+SHOWN_DIFFERENCES = 6
+
 
 class Rehearsal(NamedTuple):
-    """What a deployment on a throw-away chain took. No dataclass: those can't be in a file that `ape run` runs."""
+    """What a deployment on a throw-away chain took, transaction by transaction."""
 
-    gas: int
-    transactions: int
+    gas_by_step: tuple[int, ...]
+    data_bytes: int
     genesis: Genesis
+
+    @property
+    def gas(self) -> int:
+        return sum(self.gas_by_step)
+
+    @property
+    def transactions(self) -> int:
+        return len(self.gas_by_step)
 
 
 @click.command()
 @click.option("--genesis", type=click.Path(path_type=Path), help="Default: deployments/genesis/<network>.toml.")
 @click.option("--market", type=click.Path(path_type=Path), help="Default: deployments/market/<network>.json.")
 @click.option("--again", is_flag=True, help="Replace the deployment that deployments/<network>.json names.")
+@click.option(
+    "--confirmations", type=click.IntRange(0, 128), help=f"Blocks on top of the last transaction. [{CONFIRMATIONS}]"
+)
+@click.option(
+    "--patience", type=click.FloatRange(min=0.1), default=60, show_default=True,
+    help="Seconds after which a transaction that no block takes is offered more for.",
+)  # fmt: skip
 @sending
 @on_chain
 def cli(
@@ -46,38 +99,218 @@ def cli(
     genesis: Path | None,
     market: Path | None,
     again: bool,
+    confirmations: int | None,
+    patience: float,
     account: str,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Deploy the protocol, and write down where it is."""
-    if here.file.exists() and not again and not dry_run:
+    """Deploy the protocol, and write down where it is. Interrupted, the same command goes on where it was."""
+    file = progress_file(here)
+    begun = find_progress(here, file)
+    if here.file.exists() and not again and not dry_run and not is_nearly_done(here, begun):
         raise Misconfigured(f"{here.file} exists already: --again deploys anew and replaces it, or move the file away")
-    genesis = genesis or here.configuration("genesis", ".toml")
+    path = genesis or here.configuration("genesis", ".toml")
     sender = here.signer(account, unlock=not dry_run)
-    book = find_market(here, market)
     people = local_people() if here.is_local else {}
-    rehearsal = rehearse(here, genesis, book, people, sender.address)
-    nonce = here.chain.w3.eth.get_transaction_count(sender.address)
-    predicted = predict_addresses(sender.address, nonce, grants=len(rehearsal.genesis.grants))
-    plan = describe(here, rehearsal, book, predicted, sender.address, genesis)
+    if begun and not is_same(here, file, begun, path, market, people, sender.address, again=again):
+        begun = None
+    if begun:
+        resume(here, file, begun, path, people, sender, dry_run=dry_run, as_json=as_json, **waiting(
+            here, confirmations, patience
+        ))
+        return
+    book = find_market(here, market)
+    rehearsal = rehearse(here, path, book, people, sender.address)
+    found = None if again else find_on_chain(here, path, book, people, sender.address)
+    run = None if not has_create2_proxy(here.chain) else found.run if found else free_run(here, file, sender.address)
+    predicted = predict(here, rehearsal, sender.address, run)
+    plan = describe(here, rehearsal, book, predicted, sender.address, path)
+    plan["deterministic"] = run is not None
     say(*plan_lines(plan, rehearsal.genesis, book, people))
     if dry_run:
         say("", "dry run: nothing was sent")
         show({"dry_run": True, **plan}, as_json=as_json)
         return
     require_writable(here.file)
-    here.chain.require_ether(sender.address, rehearsal.gas * here.chain.fees()[1])
-    with Local.attach(here) as local:
+    if not found:
+        here.chain.require_ether(sender.address, rehearsal.gas * here.chain.fees()[1])
+    with Local.attach(here) as local, file.locked():
         book = book or local.deploy_market()
-        decided = load_genesis(genesis, market=book, people=people, now_s=here.chain.now_s())
-        deployment = send(here, decided, sender, rehearsal.transactions)
-        keep(NetworkDeployment(protocol=deployment, market=book), here.file)
-        if faults := find_faults(here.chain, deployment, decided):
-            raise AgentError(f"the deployment in {here.file} is not as it has to be: {'; '.join(faults)}")
-        local.furnish(deployment, book, decided, people)
+        decided_at_s = found.decided_at_s if found else here.chain.now_s()
+        decided = load_genesis(path, market=book, people=people, now_s=decided_at_s)
+        progress = begin(
+            here.chain, deployer=sender.address, genesis=decided, book=book, decided_at_s=decided_at_s,
+            gas=rehearsal.gas_by_step, run=run, nonce=next_nonce(here, sender.address),
+        )  # fmt: skip
+        if found:
+            progress = replace(progress, started_at_block=found.started_at_block)
+        if file.path.exists():
+            file.set_aside()
+        file.save(progress)
+        answer = finish(here, local, file, progress, decided, people, sender, **waiting(here, confirmations, patience))
+    show(answer, as_json=as_json)
+
+
+# Going on
+
+
+def progress_file(here: Connection) -> ProgressFile:
+    """Where a deployment that was interrupted is written down."""
+    return ProgressFile(here.folder / f"{here.name}.partial.json")
+
+
+def find_progress(here: Connection, file: ProgressFile) -> Progress | None:
+    """What was begun; on a local chain only when it is still the same chain."""
+    begun = file.load()
+    if begun is None or not here.is_local or here.chain.w3.eth.get_code(to_checksum_address(begun.market["quote"])):
+        return begun
+    say(f"{file.path} is of a local chain that is gone: beginning anew")
+    return None
+
+
+def is_nearly_done(here: Connection, begun: Progress | None) -> bool:
+    """Whether the deployment that is written down is the one that was interrupted, at its very end."""
+    if begun is None:
+        return False
+    return load_deployment(here.file, chain_id=None).protocol.deployer_contract == begun.deployer_contract
+
+
+def is_same(
+    here: Connection, file: ProgressFile, begun: Progress, path: Path, market: Path | None,
+    people: Mapping[str, str], deployer: str, *, again: bool,
+) -> bool:  # fmt: skip
+    """Whether what was begun is what is wanted now. Raises Misconfigured saying what differs, unless `again`."""
+    if begun.chain_id != here.chain.chain_id:
+        raise Misconfigured(f"{file.path} is of chain {begun.chain_id}, the node is on chain {here.chain.chain_id}")
+    book = begun.book
+    if not here.is_local or market is not None:
+        book = load_market(market or here.configuration("market", ".json"), chain_id=here.chain.chain_id)
+    genesis = load_genesis(path, market=book, people=people, now_s=begun.decided_at_s)
+    changed = [
+        *differences(begun.deployer, deployer, "deployer"),
+        *differences(begun.genesis, plain(genesis), "genesis"),
+        *differences(begun.market, book.to_dict(), "market"),
+        *(f"the byte code of {name} has changed" for name in _changed_code(begun, genesis)),
+    ]
+    if changed and not again:
+        more = [f"and {len(changed) - SHOWN_DIFFERENCES} more"] if len(changed) > SHOWN_DIFFERENCES else []
+        raise Misconfigured(
+            f"{file.path} is of a deployment that has begun, and since then: "
+            f"{'; '.join([*changed[:SHOWN_DIFFERENCES], *more])}. Put that back to finish it, or add --again to begin "
+            "anew"
+        )
+    return not changed
+
+
+def _changed_code(begun: Progress, genesis: Genesis) -> list[str]:
+    now = code_hashes(genesis)
+    return [name for name in dict.fromkeys((*begun.code, *now)) if begun.code.get(name) != now.get(name)]
+
+
+def resume(
+    here: Connection, file: ProgressFile, begun: Progress, path: Path, people: Mapping[str, str], sender: Any,
+    *, dry_run: bool, as_json: bool, patience: Patience,
+) -> None:  # fmt: skip
+    """Carries out what is left."""
+    decided = load_genesis(path, market=begun.book, people=people, now_s=begun.decided_at_s)
+    left = gas_left(here, file, begun, decided, sender)
+    say(f"{file.path}: {len(begun.gas) - len(left)} of {len(begun.gas)} transactions are done; going on")
+    if dry_run:
+        say("", "dry run: nothing was sent")
+        predicted = predict_from(begun.deployer_contract, begun.deployer, grants=len(decided.grants))
+        show({"dry_run": True, "resumes": str(file.path), "left": len(left), "addresses": predicted}, as_json=as_json)
+        return
+    require_writable(here.file)
+    here.chain.require_ether(sender.address, sum(left) * here.chain.fees()[1])
+    with Local.attach(here) as local, file.locked():
+        answer = finish(here, local, file, begun, decided, people, sender, patience=patience)
+    show(answer, as_json=as_json)
+
+
+def gas_left(here: Connection, file: ProgressFile, begun: Progress, genesis: Genesis, sender: Any) -> list[int]:
+    """Of each transaction that is to be sent yet, as rehearsed."""
+    deploying = Deploying(here.chain, sender, file, begun, genesis)
+    try:
+        left = deploying.left()
+    except NonceTaken:
+        return list(begun.gas)
+    return [gas for step, gas in zip(deploying.steps, begun.gas, strict=True) if step in left]
+
+
+def find_on_chain(
+    here: Connection, path: Path, book: AddressBook | None, people: Mapping[str, str], deployer: str
+) -> Begun | None:
+    """A deployment of this account that the chain has begun, though nothing is written down here.
+
+    Raises Misconfigured when it is of another configuration.
+    """
+    if book is None or not has_create2_proxy(here.chain):
+        return None
+    genesis_at: Callable[[int], Genesis] = lambda now_s: load_genesis(  # noqa: E731
+        path, market=book, people=people, now_s=now_s
+    )
+    found = find_begun(here.chain, deployer, genesis_at)
+    if found is None:
+        return None
+    genesis = genesis_at(found.decided_at_s)
+    addresses = predict_from(deployer_contract_at(deployer, found.run), deployer, grants=len(genesis.grants))
+    d = Deployment(
+        chain_id=here.chain.chain_id, deployed_at_block=found.started_at_block, deployer=deployer, quote=book.quote,
+        **{**addresses, "grants": tuple(addresses["grants"])},
+    )  # fmt: skip
+    wrong = find_differences(here.chain, d, genesis, decided_at_s=found.decided_at_s, present_only=True)
+    if wrong:
+        raise Misconfigured(
+            f"the chain has a deployment of {deployer} that was begun with another configuration: "
+            f"{'; '.join(map(str, wrong[:SHOWN_DIFFERENCES]))}. Restore that to finish it, or begin anew with --again"
+        )
+    say("the chain has a deployment that this account began: going on with it")
+    return found
+
+
+def free_run(here: Connection, file: ProgressFile, deployer: str) -> int:
+    """A number of a deployment that nothing was ever signed for."""
+    aside = [ProgressFile(path).load() for path in file.path.parent.glob(f"{here.name}.partial*.json")]
+    signed = [begun.run for begun in aside if begun and begun.run is not None and begun.deployer == deployer]
+    return max([next_run(here.chain, deployer), *(run + 1 for run in signed)])
+
+
+def waiting(here: Connection, confirmations: int | None, patience_s: float) -> dict[str, Patience]:
+    """A node that mines only when something is sent would never confirm it."""
+    if confirmations is None:
+        confirmations = 0 if here.is_local or "anvil" in here.chain.w3.client_version.lower() else CONFIRMATIONS
+    return {"patience": Patience(bump_after_s=patience_s, confirmations=confirmations)}
+
+
+def finish(
+    here: Connection, local: Local, file: ProgressFile, progress: Progress, genesis: Genesis,
+    people: Mapping[str, str], sender: Any, *, patience: Patience,
+) -> dict[str, Any]:  # fmt: skip
+    """Sends what is left, writes the deployment down, and verifies it."""
+    deployment = send(here, file, progress, genesis, sender, patience)
+    keep(NetworkDeployment(protocol=deployment, market=progress.book), here.file)
+    if faults := faults_of(here, deployment, genesis):
+        raise AgentError(f"the deployment in {here.file} is not as it has to be: {'; '.join(faults)}")
+    say("roles: the DAO alone proposes, executes and cancels; the timelock administers itself; the deployer has none")
+    if not is_furnished(here, deployment):
+        local.furnish(deployment, progress.book, genesis, people)
+    file.remove()
     say(f"deployed and verified: {here.file}")
-    show({"file": str(here.file), **deployment.to_dict()}, as_json=as_json)
+    return {"file": str(here.file), **deployment.to_dict()}
+
+
+def faults_of(here: Connection, deployment: Deployment, genesis: Genesis) -> list[str]:
+    """Faults, but for shares that were handed out and that their holders have moved since."""
+    faults = find_faults(here.chain, deployment, genesis)
+    if not faults:
+        return []
+    return find_faults(here.chain, deployment, genesis, handed_out=fetch_handed_out(here.chain, deployment).shares)
+
+
+def is_furnished(here: Connection, d: Deployment) -> bool:
+    """Whether the treasury has quote: a local one is given some once."""
+    return bool(here.chain.call(here.chain.at("MockToken", d.quote).functions.balanceOf(d.treasury)))
 
 
 # Before anything is sent
@@ -118,9 +351,13 @@ def rehearse(
             raise Misconfigured(f"genesis configuration {path} can't be deployed: {problem}") from error
         except (ValueError, TypeError, RuntimeError) as error:
             raise Misconfigured(f"genesis configuration {path} can't be deployed: {error}") from error
-        blocks = range(before + 1, evm.w3.eth.block_number + 1)
-        gas = sum(evm.w3.eth.get_block(number)["gasUsed"] for number in blocks)
-        return Rehearsal(gas=gas, transactions=len(blocks), genesis=genesis)
+        blocks = [evm.w3.eth.get_block(n, True) for n in range(before + 1, evm.w3.eth.block_number + 1)]
+        sent = [transaction for block in blocks for transaction in block["transactions"]]
+        return Rehearsal(
+            gas_by_step=tuple(block["gasUsed"] for block in blocks),
+            data_bytes=sum(len(bytes(transaction["input"])) + ENVELOPE_BYTES for transaction in sent),
+            genesis=genesis,
+        )
 
 
 def _stand_in(here: Connection, evm: LocalEvm, book: AddressBook | None) -> LocalMarket:
@@ -161,11 +398,43 @@ def require_writable(path: Path) -> None:
 # The plan
 
 
+def predict(here: Connection, rehearsal: Rehearsal, deployer: str, run: int | None) -> dict[str, Any]:
+    """Where everything will be."""
+    grants = len(rehearsal.genesis.grants)
+    if run is not None:
+        return predict_from(deployer_contract_at(deployer, run), deployer, grants=grants)
+    return predict_addresses(deployer, next_nonce(here, deployer), grants=grants)
+
+
+def next_nonce(here: Connection, account: str) -> int:
+    """Behind what the node knows of already."""
+    return here.chain.w3.eth.get_transaction_count(to_checksum_address(account), "pending")
+
+
+def data_fee(here: Connection, data_bytes: int, transactions: int) -> tuple[int, str]:
+    """Wei that an L2 charges for data on top, as far as it can be known, and what to say about it."""
+    if here.chain.chain_id in ARBITRUM:
+        return 0, "its nodes count the fee for data on L1 as gas, so more gas is used than rehearsed"
+    if here.chain.chain_id not in OP_STACK:
+        return 0, ""
+    size = data_bytes // transactions
+    call = keccak(text="getL1FeeUpperBound(uint256)")[:4] + size.to_bytes(32, "big")
+    try:
+        each = here.chain.call({"to": GAS_PRICE_ORACLE, "data": "0x" + call.hex()})
+    except (CallReverted, Web3Exception, ValueError):
+        each = b""
+    if len(each) != 32:
+        return 0, f"a fee for {data_bytes:,} bytes of data on L1 comes on top; this node does not say how much"
+    wei = int.from_bytes(each, "big") * transactions
+    return wei, f"of that at most {amount(wei, 18)} ether for {data_bytes:,} bytes of data on L1"
+
+
 def describe(
     here: Connection, rehearsal: Rehearsal, book: AddressBook | None, predicted: Any, deployer: str, path: Path
 ) -> dict[str, Any]:
     """The plan as plain values. Amounts are whole tokens, as text."""
     genesis, (_, max_fee_wei) = rehearsal.genesis, here.chain.fees()
+    fee_wei, fee_note = data_fee(here, rehearsal.data_bytes, rehearsal.transactions)
     return {
         "network": here.name,
         "chain_id": here.chain.chain_id,
@@ -181,14 +450,11 @@ def describe(
         "addresses": predicted,
         "transactions": rehearsal.transactions,
         "gas": rehearsal.gas,
-        "ether_at_most": amount(rehearsal.gas * max_fee_wei, 18),
+        "ether_at_most": amount(rehearsal.gas * max_fee_wei + fee_wei, 18),
+        "data_bytes": rehearsal.data_bytes,
+        "data_fee": fee_note,
+        "roles": "the DAO alone proposes, executes and cancels; the timelock administers itself; the deployer has none",
     }
-
-
-def to_treasury(genesis: Genesis) -> int:
-    """Token wei that nobody else gets."""
-    given = sum(genesis.holders.values()) + sum(grant.amount_wei for grant in genesis.grants)
-    return genesis.supply_wei - given - genesis.reward_fund_wei - genesis.bounty_fund_wei
 
 
 def plan_lines(
@@ -237,10 +503,15 @@ def plan_lines(
             for feed in genesis.feeds
             if book is not None
         ),
-        f"DAO         will be {plan['addresses']['dao']}",
+        f"DAO         will be {plan['addresses']['dao']}{_whatever(plan)}",
         f"cost        {plan['transactions']} transactions, {plan['gas']:,} gas as rehearsed, at most "
         f"{plan['ether_at_most']} ether now",
+        *([f"            {plan['data_fee']}"] if plan.get("data_fee") else []),
     ]
+
+
+def _whatever(plan: Mapping[str, Any]) -> str:
+    return ", whatever else the account sends before" if plan.get("deterministic") else ""
 
 
 def days(seconds: int) -> str:
@@ -254,32 +525,31 @@ def days(seconds: int) -> str:
 # Sending
 
 
-class _CountedChain(RemoteChain):
-    """Says how far it is."""
-
-    def __init__(self, chain: RemoteChain, total: int) -> None:
-        super().__init__(chain.w3)
-        self.sent, self._total = 0, total
-
-    def send(self, what: Any, sender: Any, *, value: int = 0) -> Any:
-        receipt = super().send(what, sender, value=value)
-        self.sent += 1
-        say(f"  {self.sent}/{self._total} {bytes(receipt['transactionHash']).hex()[:16]}…")
-        return receipt
-
-
-def send(here: Connection, genesis: Genesis, sender: Any, total: int) -> Deployment:
-    """Deploys. Raises AgentError saying what a failure halfway means."""
-    chain = _CountedChain(here.chain, total)
+def send(
+    here: Connection, file: ProgressFile, progress: Progress, genesis: Genesis, sender: Any, patience: Patience
+) -> Deployment:
+    """Deploys what is not there yet. Raises AgentError saying what a failure halfway means."""
+    deploying = Deploying(here.chain, sender, file, progress, genesis, patience=patience, say=say)
     try:
-        return deploy_protocol(chain, genesis, sender=sender)
+        return deploying.run()
+    except NonceTaken as error:
+        say(f"{error}: everything will be at other addresses, nothing is there yet")
     except (CallReverted, TransactionReverted) as error:
-        problem = explain_revert(error.reason)
+        raise interrupted(explain_revert(error.reason), file) from error
+    except RequestException as error:
+        raise interrupted(f"the node does not answer ({type(error).__name__})", file) from error
     except (AgentError, OSError, RuntimeError, Web3Exception) as error:
-        problem = str(error)
-    raise AgentError(
-        f"{problem}; {chain.sent} of {total} transactions were mined, and what they made is of no use to anybody: "
-        "run the command again, it starts anew at other addresses"
+        raise interrupted(str(error), file) from error
+    progress = moved(here.chain, progress)
+    file.save(progress)
+    return send(here, file, progress, genesis, sender, patience)
+
+
+def interrupted(problem: str, file: ProgressFile) -> AgentError:
+    """What a failure halfway means."""
+    return AgentError(
+        f"{problem}; what was sent is written down in {file.path}: when that is put right, run the same command again, "
+        "it goes on from there"
     )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from agents.commands._chain import Connection, on_chain, say, show
+from agents.commands._chain import Connection, account_option, on_chain, say, show
 from agents.errors import Misconfigured
 
 
@@ -28,7 +28,7 @@ from agents.errors import Misconfigured
 @click.option("--explanations", default="", help="Folder of an agent's explanations, or its daemon's URL.")
 @click.option("--relay", is_flag=True, help="Serve a relayer, too: --account pays for signed ballots.")
 @click.option("--relayer", "relayer_url", default="", help="URL of a relayer that runs elsewhere.")
-@click.option("--account", default="", help="With --relay: alias of the ape account that pays.")
+@account_option("With --relay: alias of the ape account that pays.")
 @click.option("--store", type=click.Path(path_type=Path), help="With --relay: its file. Default: <network>.relayer.db.")
 @click.option("--export", "folder_out", type=click.Path(path_type=Path), help="Write the page there instead.")
 @click.option("--dry-run", is_flag=True, help="Say what the page would be told, and serve nothing.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from agents.commands._chain import Connection, on_chain, say, show
+from agents.commands._chain import Connection, account_option, on_chain, say, show
 from agents.errors import Misconfigured
 from agents.genesis import to_units
 
@@ -22,7 +22,7 @@ _GWEI_DECIMALS, _ETHER_DECIMALS = 9, 18
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens; a proxy speaks TLS.")
 @click.option("--port", default=8601, show_default=True, help="0 takes any that is free.")
-@click.option("--account", default="", help="Alias of the ape account that pays; nothing else should use it.")
+@account_option("Alias of the ape account that pays; nothing else should use it.")
 @click.option("--store", type=click.Path(path_type=Path), help="Its file. Default: <network>.relayer.db.")
 @click.option("--origin", "origins", multiple=True, help="A site whose page may use it; * for all; may be repeated.")
 @click.option("--per-minute", default=30, show_default=True, help="Ballots that one address may send in a minute.")

@@ -31,7 +31,7 @@ DEFAULTS = RetrainConfig()
 @click.option("--budget-s", default=DEFAULTS.budget_s, show_default=True, help="Seconds for training.")
 @click.option("--trials", default=DEFAULTS.trials_before, show_default=True, help="Configurations tried before.")
 @click.option("--rollback", is_flag=True, help="Back to the champion before this one.")
-@click.option("--dry-run", is_flag=True, help="Decide, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Decide, and only count the trials.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output; the rest on standard error.")
 @in_one_sentence
 def cli(as_json: bool, **options: object) -> None:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,24 @@ from agents.deployment import Deployment
 from agents.errors import Misconfigured
 
 
+def support_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--for, --against and --abstain, of which `chosen_support` wants one."""
+    command = click.option("--abstain", "is_abstention", is_flag=True)(command)
+    command = click.option("--against", "is_against", is_flag=True)(command)
+    return click.option("--for", "is_for", is_flag=True)(command)
+
+
+def chosen_support(is_against: bool, is_for: bool, is_abstention: bool) -> Support:
+    """Raises Misconfigured unless it is exactly one."""
+    chosen = [s for s, given in zip(Support, (is_against, is_for, is_abstention), strict=True) if given]
+    if len(chosen) != 1:
+        raise Misconfigured("vote how? give one of --for, --against, --abstain")
+    return chosen[0]
+
+
 @click.command()
 @click.argument("proposal", required=False, default="")
-@click.option("--for", "is_for", is_flag=True)
-@click.option("--against", "is_against", is_flag=True)
-@click.option("--abstain", "is_abstention", is_flag=True)
+@support_options
 @click.option("--reason", default="", help="Why, for everybody to read; it is kept on the chain.")
 @click.option("--sign-only", is_flag=True, help="Print the signed ballot instead of sending a vote.")
 @click.option("--out", type=click.Path(path_type=Path), help="With --sign-only: write it to this file too.")
@@ -45,30 +59,29 @@ def cli(
     as_json: bool,
 ) -> None:
     """Vote on PROPOSAL."""
-    supports = [s for s, given in zip(Support, (is_against, is_for, is_abstention), strict=True) if given]
-    if submit and (proposal or supports or reason or sign_only or out):
+    if submit and any((proposal, is_for, is_against, is_abstention, reason, sign_only, out)):
         rest = "PROPOSAL, the vote, --reason, --sign-only and --out"
         raise Misconfigured(f"--submit relays what the ballot says: leave out {rest}")
     if not submit and not proposal:
         raise Misconfigured("vote on what? name a proposal's id, or a ballot's file with --submit")
-    if not submit and len(supports) != 1:
-        raise Misconfigured("vote how? give one of --for, --against, --abstain")
+    support = None if submit else chosen_support(is_against, is_for, is_abstention)
     protocol = here.deployed().protocol
     signer = here.signer(account, unlock=not dry_run)
-    if submit:
+    if submit or support is None:
+        assert submit is not None
         show(relay(here, protocol, read_ballot(submit), signer, dry_run=dry_run), as_json=as_json)
         return
     proposal_id = parse_id(proposal, "proposal")
     weight = voting_weight(here.chain, protocol, proposal_id, signer.address, is_early_ok=sign_only)
     answer: dict[str, Any] = {
         "dry_run": dry_run, "proposal": str(proposal_id), "voter": signer.address,
-        "support": supports[0].name.lower(), "votes": tokens(weight),
+        "support": support.name.lower(), "votes": tokens(weight),
     }  # fmt: skip
     if dry_run:
         show(answer, as_json=as_json)
     elif sign_only:
         ballot = sign_ballot(
-            here.chain, protocol, proposal_id=proposal_id, support=supports[0], signer=signer, reason=reason
+            here.chain, protocol, proposal_id=proposal_id, support=support, signer=signer, reason=reason
         )
         document = json.dumps(ballot.to_dict(), indent=2)
         if out:
@@ -76,8 +89,8 @@ def cli(
         click.echo(document)
     else:
         dao = protocol.contract(here.chain, "dao").functions
-        plain = dao.voteStrategy(proposal_id, int(supports[0]))
-        here.chain.send(dao.castVoteWithReason(proposal_id, int(supports[0]), reason) if reason else plain, signer)
+        plain = dao.voteStrategy(proposal_id, int(support))
+        here.chain.send(dao.castVoteWithReason(proposal_id, int(support), reason) if reason else plain, signer)
         show(answer, as_json=as_json)
 
 

@@ -863,6 +863,33 @@ def test_the_command_answers_with_its_exit_code(
     assert "none.csv" in capsys.readouterr().err
 
 
+def test_a_price_that_never_moves_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], create_bars: CreateBars
+) -> None:
+    bars = create_bars(500)
+    flat = replace(bars, **{name: np.full(500, 10**11, dtype=np.int64) for name in PRICES})
+    halted = replace(bars, **{name: np.r_[getattr(bars, name)[:100], np.full(400, 10**11)] for name in PRICES})
+    subject, says = observation_subject(SPEC), "bars close at the same price"
+    for check in (
+        lambda: check_artefact(create_artefact(), flat),
+        lambda: check_artefact(create_artefact(), halted, most_bars=300),
+        lambda: check_strategy(subject, flat),
+        lambda: check_look_ahead(subject, flat),
+        lambda: check_recursive(subject, flat),
+        lambda: check_state(subject, flat),
+        lambda: check_timestep(subject, flat),
+        lambda: check_price_scale(subject, flat),
+    ):
+        with pytest.raises(NothingToCheck, match=says):
+            check()
+    save(create_artefact(), tmp_path / "rule.json")
+    data = write_csv(flat, tmp_path / "flat.csv")
+    assert main(["--data", str(data), "--artefact", str(tmp_path / "rule.json")]) == 2
+    said = capsys.readouterr().err
+    assert f"all 500 {says}" in said
+    assert said.count("\n") == 1
+
+
 def test_a_reported_window_that_was_picked_is_found(eth: Bars) -> None:
     length = 200
     start = int((eth.close_e8[length:] / eth.close_e8[:-length]).argmax())

@@ -25,7 +25,10 @@ from offchain_rl.continual import (
     HISTORY,
     KEPT,
     REPLACED,
+    RESTORED,
     ROLLED_BACK,
+    TRIED,
+    TRYING,
     Job,
     Lesson,
     Refused,
@@ -33,6 +36,7 @@ from offchain_rl.continual import (
     Store,
     choose_by_past,
     current,
+    describe,
     hold_artefact,
     main,
     plan_window,
@@ -98,7 +102,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def names(store: Store) -> list[str]:
-    return [event["event"] for event in store.events()]
+    """What was decided, without the trials."""
+    return [event["event"] for event in store.events() if event["event"] not in (TRYING, TRIED)]
 
 
 # Refusals
@@ -138,8 +143,11 @@ def test_a_folder_without_a_champion_has_none(tmp_path: Path) -> None:
 def test_a_clock_that_went_back_is_refused(make_job: MakeJob, market: Bars) -> None:
     make_job().run()
     earlier = market.slice(0, len(market) - 1)
-    with pytest.raises(Refused, match=r"the clock says \d+, and the last event .* was at \d+: set the clock right"):
-        make_job(bars=earlier).run()
+    before = contents(make_job().store.folder)
+    for refused in (make_job(bars=earlier).run, lambda: roll_back(make_job().store, earlier.end_s, CONFIG)):
+        with pytest.raises(Refused, match=r"the clock says \d+, and .* has a run on prices up to \d+: set the clock"):
+            refused()
+    assert contents(make_job().store.folder) == before
 
 
 @pytest.mark.parametrize(
@@ -209,6 +217,7 @@ def test_a_challenger_that_passes_replaces_hold_and_carries_its_verdict(make_job
     assert champion.report["train_bars"] == 150 * 6
     assert load(job.store.folder / CHAMPION_FILE).artefact_hash == champion.artefact_hash
     assert names(job.store) == [FOUNDED, REPLACED]
+    assert [event["event"] for event in job.store.events()] == [FOUNDED, *[TRYING] * 3, TRIED, REPLACED]
     assert str(job.store.path_of(champion.artefact_hash)) in answer["next"]
     assert "no chain was touched" in answer["next"]
     assert json.loads(json.dumps(answer)) == answer
@@ -264,6 +273,62 @@ def test_every_challenger_tried_on_days_of_the_window_counts_as_a_trial(make_job
     assert [answer["trials_made"] for answer in tries] == [3, 6, 6, 7], "one that comes again is no new trial"
     assert make_job(bars=longer, trainer=bad).run()["trials_made"] == 3, "none of those days is in this window"
     assert make_job(bars=longer, trainer=bad, config=replace(CONFIG, trials_before=20)).run()["trials_made"] == 23
+
+
+def test_dry_runs_count_as_trials(make_job: MakeJob) -> None:
+    """Else a seed that luck is with could be looked for dry, and then run."""
+    dry = [make_job(is_dry=True, trainer=bad, config=replace(CONFIG, seed=seed)).run() for seed in (1, 4, 7, 7)]
+    assert [answer["trials_made"] for answer in dry] == [3, 6, 9, 9]
+    assert make_job(trainer=bad, config=replace(CONFIG, seed=10)).run()["trials_made"] == 12
+
+
+def test_a_trial_is_on_disk_before_its_training_begins(make_job: MakeJob) -> None:
+    seen: list[list[int]] = []
+
+    def trainer(lesson: Lesson) -> Artefact:
+        seen.append([event["seed"] for event in make_job().store.events() if event["event"] == TRYING])
+        return good(lesson)
+
+    make_job(trainer=trainer).run()
+    assert seen == [[1], [1, 2], [1, 2, 3]]
+
+
+def test_challengers_of_a_run_that_was_killed_count_as_trials(make_job: MakeJob) -> None:
+    def interrupted(lesson: Lesson) -> Artefact:
+        if lesson.seed == 2:
+            raise KeyboardInterrupt
+        return bad(lesson)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_job(trainer=interrupted).run()
+    assert make_job(trainer=bad, config=replace(CONFIG, seed=4)).run()["trials_made"] == 2 + 3
+
+
+def test_wherever_a_dry_run_is_killed_its_trials_are_counted(make_job: MakeJob, tmp_path: Path) -> None:
+    """SIGKILL at each fsync: a trial more for each challenger that was begun, and never less for dying later."""
+    make_job(trainer=bad).run()
+    counts, founded = [], make_job().store.folder
+    while True:
+        folder = tmp_path / f"killed {len(counts)}"
+        shutil.copytree(founded, folder)
+        job = make_job(store=Store(folder), trainer=bad, is_dry=True, config=replace(CONFIG, seed=4))
+        was_killed = run_and_be_killed(job, len(counts) + 1)
+        counts.append(make_job(store=Store(folder), trainer=bad, is_dry=True).run()["trials_made"])
+        if not was_killed:
+            break
+    assert counts[0] in (3, 4), "the first was not begun, or its line is there"
+    assert counts == sorted(counts)
+    assert counts[-1] == 6
+    assert len(counts) >= 8
+
+
+def test_a_challenger_that_was_not_made_is_no_trial(make_job: MakeJob) -> None:
+    def absent(lesson: Lesson) -> Artefact:
+        raise ImportError("no torch")
+
+    with pytest.raises(ImportError):
+        make_job(trainer=absent).run()
+    assert make_job(trainer=bad, config=replace(CONFIG, seed=4)).run()["trials_made"] == 3
 
 
 def test_the_window_has_no_say_in_which_challenger_is_chosen(market: Bars) -> None:
@@ -336,6 +401,98 @@ def test_an_old_champion_is_demoted_even_where_prices_can_not_be_had(make_job: M
     assert names(job.store) == [FOUNDED, KEPT, EXPIRED], "hold does not grow old"
 
 
+# A wrong clock
+
+
+def expired_by_a_wrong_clock(make_job: MakeJob, ahead_s: int, **over: Any) -> Job:
+    """A champion that trades, demoted by a clock that is so far ahead, with prices that know nothing of it."""
+    job = make_job(founder=rule(4000), trainer=bad, **over)
+    job.run()
+    with pytest.raises(Refused, match="days before now"):
+        replace(job, now_s=job.now_s + ahead_s).run()
+    assert current(job.store.folder).kind == "hold"
+    return job
+
+
+@pytest.mark.parametrize("ahead_s", [31 * DAY_S, 20 * 365 * DAY_S])
+def test_a_champion_that_a_wrong_clock_demoted_is_back_with_the_right_one(make_job: MakeJob, ahead_s: int) -> None:
+    said: list[str] = []
+    job = expired_by_a_wrong_clock(make_job, ahead_s, say=said.append)
+    founder = rule(4000).artefact_hash
+    assert any("if the clock is ahead, set it right and run again" in line for line in said)
+    answer = replace(job, now_s=job.now_s + 5).run()
+    assert (answer["decision"], answer["champion"], answer["restored"]) == (KEPT, founder, founder)
+    assert current(job.store.folder).artefact_hash == founder
+    assert load(job.store.folder / CHAMPION_FILE).artefact_hash == founder
+    assert names(job.store) == [FOUNDED, KEPT, EXPIRED, RESTORED, KEPT]
+    assert any("is in office again: it was demoted by a clock that showed" in line for line in said)
+    assert f"in office again: {founder}" in describe(answer)
+    assert str(job.store.path_of(founder)) in answer["next"]
+    assert [reign.artefact_hash for reign in job.store.reigns()] == [founder]
+    assert replace(job, now_s=job.now_s + 6).run()["restored"] == ""
+
+
+def test_a_dry_run_tells_that_a_champion_would_be_back(make_job: MakeJob) -> None:
+    job = expired_by_a_wrong_clock(make_job, 31 * DAY_S)
+    answer = replace(job, is_dry=True).run()
+    assert (answer["champion_kind"], answer["restored"]) == ("moving_average", rule(4000).artefact_hash)
+    assert current(job.store.folder).kind == "hold"
+
+
+def test_a_roll_back_by_the_right_clock_works_after_a_wrong_one(make_job: MakeJob, market: Bars) -> None:
+    job = expired_by_a_wrong_clock(make_job, 20 * 365 * DAY_S)
+    answer = roll_back(job.store, market.end_s + 5, CONFIG)
+    assert answer["champion"] == current(job.store.folder).artefact_hash == rule(4000).artefact_hash
+
+
+def test_a_roll_back_by_a_wrong_clock_stays_and_does_not_lock_the_folder(make_job: MakeJob, market: Bars) -> None:
+    make_job().run()
+    store = make_job().store
+    roll_back(store, market.end_s + 20 * 365 * DAY_S, CONFIG)
+    assert make_job(trainer=bad).run()["champion_kind"] == "hold", "the operator asked for it, not the clock"
+
+
+def test_a_champion_that_is_too_old_by_the_right_clock_too_stays_demoted(make_job: MakeJob, market: Bars) -> None:
+    """Ten days ahead at 25 days of age, set right after ten more."""
+    job = expired_by_a_wrong_clock(make_job, 41 * DAY_S)
+    late = replace(CONFIG, max_data_age_s=90 * DAY_S)
+    answer = replace(job, config=late, now_s=market.end_s + 35 * DAY_S).run()
+    assert (answer["champion_kind"], answer["restored"]) == ("hold", "")
+    assert names(job.store) == [FOUNDED, KEPT, EXPIRED, KEPT]
+
+
+# Bars of another length
+
+
+@pytest.mark.parametrize("founder", [rule(4000, spec=replace(SPEC, bar_s=1800)), hold_artefact("no reason")])
+def test_a_founder_for_bars_of_another_length_is_refused_before_training(make_job: MakeJob, founder: Artefact) -> None:
+    def never(lesson: Lesson) -> Artefact:
+        raise AssertionError("trained")
+
+    job = make_job(founder=founder, trainer=never)
+    with pytest.raises(BadObservation, match=r"the champion to begin with, 0x\w+, observes bars of 1800 s, and"):
+        job.run()
+    assert job.store.events() == []
+
+
+@pytest.mark.parametrize("founder", [rule(4000), None])
+def test_a_champion_for_bars_of_another_length_is_refused_before_training(
+    make_job: MakeJob, market: Bars, founder: Artefact | None
+) -> None:
+    job = make_job(founder=founder, trainer=bad)
+    job.run()
+    before = contents(job.store.folder)
+    others = replace(market, timestamps_s=market.timestamps_s[0] + 7200 * np.arange(len(market)), bar_s=7200)
+
+    def never(lesson: Lesson) -> Artefact:
+        raise AssertionError("trained")
+
+    again = make_job(bars=others, trainer=never, now_s=market.end_s, config=replace(CONFIG, max_data_age_s=10**9))
+    with pytest.raises(BadObservation, match=r"observes bars of 14400 s, and .* has bars of 7200 s: give prices"):
+        again.run()
+    assert contents(job.store.folder) == before
+
+
 # Back again
 
 
@@ -359,13 +516,58 @@ def test_a_roll_back_to_one_that_is_too_old_is_refused(make_job: MakeJob, market
         roll_back(job.store, market.end_s + 31 * DAY_S, CONFIG)
 
 
+def nearly_as_good(lesson: Lesson) -> Artefact:
+    """As the same seed comes out with a few bars more."""
+    return rule(4999 - 100 * lesson.seed)
+
+
+def good_by_other_seeds(lesson: Lesson) -> Artefact:
+    """What seeds 1 to 3 made, by seeds 4 to 6."""
+    return rule(5000 - 100 * (lesson.seed - 3))
+
+
+@pytest.mark.parametrize(("trainer", "seed"), [(good, 1), (nearly_as_good, 1), (good_by_other_seeds, 4)])
+def test_what_was_rolled_back_does_not_come_straight_back(
+    make_job: MakeJob, market: Bars, trainer: Any, seed: int
+) -> None:
+    founder = rule(4000, is_contrary=False)
+    job = make_job(founder=founder)
+    job.run()
+    roll_back(job.store, market.end_s, CONFIG)
+    config = replace(CONFIG, seed=seed)
+    for hours in (0, 1):
+        answer = make_job(trainer=trainer, config=config, now_s=market.end_s + 3600 * hours).run()
+        assert (answer["decision"], answer["champion"]) == (KEPT, founder.artefact_hash)
+        assert answer["verdict"]["outcome"] == PASS
+        assert "was rolled back when days of this window were known: try other seeds" in answer["reason"]
+    assert make_job(config=replace(CONFIG, seed=4)).run()["decision"] == REPLACED, "another may come"
+
+
+def test_what_was_rolled_back_may_come_again_when_the_window_has_moved_past(make_job: MakeJob) -> None:
+    longer = planted(1, 0.4, MarketSize(days=1000))
+    early, config = longer.slice(0, 420 * 6), replace(CONFIG, max_age_s=10**9)
+    founder = rule(4000, is_contrary=False)
+    job = make_job(bars=early, founder=founder, config=config)
+    champion = job.run()["champion"]
+    roll_back(job.store, early.end_s, config)
+    assert make_job(bars=longer.slice(0, 650 * 6), config=config).run()["decision"] == KEPT
+    assert make_job(bars=longer.slice(0, 661 * 6), config=config).run()["decision"] == REPLACED
+    now = current(job.store.folder)
+    assert now.parameters == job.store.artefact(champion).parameters
+
+
 # Dry, and in time
 
 
-def test_a_dry_run_decides_and_writes_nothing(make_job: MakeJob, market: Bars) -> None:
+def test_a_dry_run_decides_and_writes_nothing_but_its_trials(make_job: MakeJob, market: Bars) -> None:
     dry = make_job(is_dry=True)
-    assert dry.run()["decision"] == REPLACED
-    assert not dry.store.folder.exists()
+    answer = dry.run()
+    assert answer["decision"] == REPLACED
+    assert "dry run: nothing was written but that its challengers were tried" in describe(answer)
+    assert set(contents(dry.store.folder)) == {HISTORY}
+    assert names(dry.store) == []
+    with pytest.raises(Refused, match="has no champion yet"):
+        current(dry.store.folder)
     make_job(founder=rule(4000, is_contrary=False), trainer=bad).run()
     before = contents(dry.store.folder)
     answer = make_job(is_dry=True, now_s=market.end_s + DAY_S).run()
@@ -374,7 +576,10 @@ def test_a_dry_run_decides_and_writes_nothing(make_job: MakeJob, market: Bars) -
     assert make_job(is_dry=True, config=late, now_s=market.end_s + 60 * DAY_S).run()["expired"]
     with pytest.raises(Refused, match="no champion before"):
         roll_back(dry.store, market.end_s, CONFIG, is_dry=True)
-    assert contents(dry.store.folder) == before
+    after = contents(dry.store.folder)
+    lines = after.pop(HISTORY).removeprefix(before.pop(HISTORY)).splitlines()
+    assert after == before
+    assert [json.loads(line)["event"] for line in lines] == [*[TRYING] * 3, TRIED] * 2
 
 
 class Clock:
@@ -537,7 +742,7 @@ def test_the_command_trains_judges_and_says_what_it_did_not_do(
     assert code == 0, said.err
     answer = json.loads(said.out)
     assert (answer["decision"], answer["champion_kind"], answer["challengers"]) == (KEPT, "hold", 1)
-    founder = hold_artefact("nobody has passed the gate yet")
+    founder = hold_artefact("nobody has passed the gate yet", bar_s=bars.bar_s)
     assert current(folder).artefact_hash == answer["champion"] == founder.artefact_hash
     for more, says in (
         (["--rollback"], "has no champion before the present one"),

@@ -15,10 +15,16 @@ from tests.unit.scripts.conftest import Refuse
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if not path.stem.startswith("_"))
-ON_CHAIN = "audit delegate deploy deploy_approved localgraph propose register_agent reward status travel vote".split()
-SENDING = [name for name in ON_CHAIN if name not in ("audit", "localgraph", "status", "travel")]
-ARGUMENTS = {"audit": ["0x" + "11" * 32], "deploy_approved": ["1"], "reward": ["1"], "travel": ["1h"]}
+ON_CHAIN = (
+    "audit check_config delegate deploy deploy_approved explain localgraph page propose register_agent relayer reward "
+    "sign status travel verify_inputs vote"
+).split()
+# `page` and `relayer` send when somebody asks them to; they have --dry-run, too.
+READING = "audit check_config explain localgraph page relayer sign status travel verify_inputs".split()
+SENDING = [name for name in ON_CHAIN if name not in READING]
 HASH = "0x" + "11" * 32
+ARGUMENTS = {"audit": [HASH], "explain": [HASH], "sign": ["1"], "deploy_approved": ["1"], "reward": ["1"]}
+ARGUMENTS |= {"travel": ["1h"]}
 
 
 def load(name: str) -> click.Command:

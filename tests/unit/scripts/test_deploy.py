@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import requests
 from web3 import Web3
 
 from agents.commands import deploy
 from agents.commands._local import local_people, make_market
-from agents.deployment import Deployment, Genesis, deploy_protocol
+from agents.contracts import RevertReason
+from agents.deploying import Patience, ProgressFile
+from agents.deployment import Deployment, Genesis, deploy_protocol, to_treasury
 from agents.deployments import NetworkDeployment, check_market, find_faults, load_deployment, predict_addresses
-from agents.errors import Misconfigured
+from agents.errors import AgentError, Misconfigured
 from agents.genesis import load_genesis
 from agents.localnet.evm import Account, LocalEvm, TransactionReverted, start_evm
 from agents.localnet.market import AddressBook
@@ -114,7 +117,7 @@ def test_a_market_that_is_not_as_it_is_written_down_is_refused(world: Deployed):
         (other_asset(book, feed=nobody), "ETH's feed .* has no code"),
         (other_asset(book, feed=book.quote), "has 6 decimals, expected are 8"),
         (other_asset(book, decimals=8), "has 18 decimals, expected are 8"),
-        (other_asset(book, pool_fee=3000), "the factory's pool of ETH is 0x0000"),
+        (other_asset(book, pool_fee=3000), "the factory's pool of ETH, fee 3000: there is none"),
     ):
         with pytest.raises(Misconfigured, match=says):
             check_market(world.evm, wrong)
@@ -172,15 +175,22 @@ def test_a_full_disk_after_all_does_not_lose_the_addresses(
         load_deployment(tmp_path / "saved.json", chain_id=1)
 
 
-def test_a_failure_halfway_says_what_it_means(world: Deployed, monkeypatch: pytest.MonkeyPatch):
-    def reverts(*_: Any, **__: Any) -> None:
-        reason = SimpleNamespace(name="Odd", args={})
-        raise TransactionReverted(reason, {"gasUsed": 1}, gas_limit=1)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (TransactionReverted(RevertReason("Odd"), {"gasUsed": 1}, gas_limit=1), r"the chain refuses: Odd\(\)"),
+        (requests.ConnectionError("refused"), r"the node does not answer \(ConnectionError\)"),
+        (Misconfigured("account 0x1 has no ether: send it some"), "has no ether: send it some"),
+    ],
+)
+def test_a_failure_halfway_says_what_it_means(raised: Exception, says: str, monkeypatch: pytest.MonkeyPatch):
+    def run(_: Any) -> None:
+        raise raised
 
-    monkeypatch.setattr(deploy, "deploy_protocol", reverts)
-    here: Any = SimpleNamespace(chain=SimpleNamespace(w3=world.evm.w3))
-    with pytest.raises(Exception, match=r"0 of 28 transactions were mined, .* run the command again"):
-        deploy.send(here, world.genesis, world.deployer, 28)
+    monkeypatch.setattr(deploy, "Deploying", lambda *_, **__: SimpleNamespace(run=lambda: run(None)))
+    file, nothing = ProgressFile(Path("sepolia.partial.json")), cast(Any, None)
+    with pytest.raises(AgentError, match=f"{says}; .* in sepolia.partial.json: .* run the same command again"):
+        deploy.send(cast(Any, SimpleNamespace(chain=None)), file, nothing, nothing, nothing, Patience())
 
 
 def test_the_plan_says_who_gets_what(world: Deployed):
@@ -191,4 +201,32 @@ def test_the_plan_says_who_gets_what(world: Deployed):
     text = "\n".join(deploy.plan_lines(plan, world.genesis, world.market, local_people()))
     for line in ("9.00%         900,000  alice 0x", "56.35%       5,635,000  treasury", "quorum 4 % of", "vests from"):
         assert line in text
-    assert deploy.to_treasury(world.genesis) == 5_635_000 * 10**18
+    assert to_treasury(world.genesis) == 5_635_000 * 10**18
+
+
+# What an L2 charges for data
+
+
+def l2(chain_id: int, answer: Callable[[Any], bytes]) -> Any:
+    return SimpleNamespace(chain=SimpleNamespace(chain_id=chain_id, call=answer))
+
+
+def test_the_fee_for_data_is_asked_where_a_contract_knows_it():
+    asked: list[Any] = []
+
+    def answer(call: Any) -> bytes:
+        asked.append(call)
+        return (10**12).to_bytes(32, "big")
+
+    wei, note = deploy.data_fee(l2(84_532, answer), 56_000, 28)
+    assert (wei, asked[0]["to"]) == (28 * 10**12, "0x420000000000000000000000000000000000000F")
+    assert int(asked[0]["data"][-64:], 16) == 2000
+    assert note == "of that at most 0.000028 ether for 56,000 bytes of data on L1"
+
+
+def test_a_fee_for_data_that_is_not_known_is_said_to_come_on_top():
+    assert deploy.data_fee(l2(84_532, lambda _: b""), 56_000, 28) == (
+        0, "a fee for 56,000 bytes of data on L1 comes on top; this node does not say how much",
+    )  # fmt: skip
+    assert "count the fee for data on L1 as gas" in deploy.data_fee(l2(421_614, lambda _: b""), 1, 1)[1]
+    assert deploy.data_fee(l2(11_155_111, lambda _: b""), 1, 1) == (0, "")

@@ -307,10 +307,6 @@ def test_a_ballot_that_the_chain_would_not_take_is_refused_for_nothing(ballot: B
         check_ballot(_Governor(), DEPLOYMENT, replace(ballot, **change))  # type: ignore[arg-type]
 
 
-def test_the_signature_of_a_voter_with_code_is_for_the_chain_to_judge(ballot: Ballot):
-    check_ballot(_Governor(code=b"\1"), DEPLOYMENT, replace(ballot, signature=b"\1" * 65))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -19,7 +19,7 @@ def test_what_can_not_be_is_refused(tmp_path: Path, refuse: Refuse):
     assert "absent.csv" in refuse(retrain.cli, str(tmp_path / "a"), "--data", absent)
 
 
-def test_a_dry_run_trains_and_decides_and_leaves_nothing(tmp_path: Path):
+def test_a_dry_run_trains_and_decides_and_leaves_its_trial_only(tmp_path: Path):
     bars = random_walk(4, MarketSize(days=670))
     rows = zip(bars.timestamps_s, bars.open_e8, bars.high_e8, bars.low_e8, bars.close_e8, strict=True)
     lines = [f"{t},{o / 1e8:.8f},{h / 1e8:.8f},{low / 1e8:.8f},{c / 1e8:.8f}" for t, o, h, low, c in rows]
@@ -30,4 +30,6 @@ def test_a_dry_run_trains_and_decides_and_leaves_nothing(tmp_path: Path):
     assert done.exit_code == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["decision"], answer["champion_kind"], answer["is_dry_run"]) == ("kept", "hold", True)
-    assert not (tmp_path / "a").exists()
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"history.jsonl", "lock"}
+    lines = (tmp_path / "a" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["trying", "tried"]
