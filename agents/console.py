@@ -6,8 +6,10 @@
     In [3]: vote(proposals[0], "for", sender="alice", dry_run=False)  does it
 
 ape loads `ape_console_extras.py` of the project that it is started in; that file of another project needs one line,
-`from agents.console import ape_init_extras`. Nothing here connects, reads a file or imports a heavy module before a
-name is used (`agents.console_session` does all of that), and nothing raises when the console starts.
+`from agents.console import ape_init_extras`. It does so when the first name is looked up. With `agents.console` among
+`console: plugins:` of `ape-config.yaml` it does when the console starts, so that names can be completed. Nothing here
+connects, reads a file or imports a heavy module before a name is used (`agents.console_session` does all of that), and
+nothing raises when the console starts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 __all__ = [
     "NAMES", "Later", "account", "ape_init_extras", "delegate", "deploy_approved", "explain", "help_marketflow",
-    "propose", "reward", "status", "travel", "use", "vote",
+    "load_ipython_extension", "propose", "reward", "status", "travel", "use", "vote",
 ]  # fmt: skip
 
 # What is looked up in the connected network whenever it is used, and what it is.
@@ -67,7 +69,12 @@ class Later:
         return _in_words(lambda: repr(self._found()))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text("…" if cycle else repr(self))
+        from agents.console_errors import Refused
+
+        try:
+            self._found()._repr_pretty_(printer, cycle)
+        except Refused as error:
+            printer.text(f"error: {error}")
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self._found()(*arguments, **options)
@@ -237,6 +244,12 @@ def ape_init_extras() -> dict[str, Any]:
     return names
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """IPython's hook: loads the names now."""
+    if shell.user_ns.get("dao") is None:  # ape's own dictionary loads the project's file to answer
+        shell.user_ns.update(ape_init_extras())
+
+
 def _shell() -> Any:
     try:
         from IPython.core.getipython import get_ipython
@@ -249,4 +262,6 @@ def _greet() -> None:
     """One line on standard error: where the protocol is, or what to do so that it is somewhere."""
     import sys
 
-    print(_in_words(lambda: _session().greeting()), file=sys.stderr)
+    from agents.console_connection import greeting
+
+    print(_in_words(greeting), file=sys.stderr)

@@ -25,10 +25,11 @@ import ape
 import click
 from ape_accounts.accounts import KeyfileAccount
 from eth_utils import to_checksum_address
+from web3.exceptions import Web3Exception
 
 from agents.ballots import Support
-from agents.chain import ApeSigner, RemoteChain
-from agents.commands._chain import DEPLOYMENTS, PRICE_STATES, STAGES, Connection, amount
+from agents.commands._chain import PRICE_STATES, STAGES, amount
+from agents.console_connection import ConsoleConnection, connected
 from agents.console_errors import Refused, plainly
 from agents.console_views import (
     AgentView,
@@ -55,7 +56,7 @@ from oracle.protocol import Agent, Manifest, Proposal, ProposalState, Strategy, 
 from oracle.protocol_events import EventProtocolReader
 from oracle.vault_state import EffectiveLimits, VaultReader, VaultReading, VaultState
 
-EXPLANATIONS_VARIABLE, DEPLOYMENTS_VARIABLE = "MARKETFLOW_EXPLANATIONS", "MARKETFLOW_DEPLOYMENTS_DIR"
+EXPLANATIONS_VARIABLE = "MARKETFLOW_EXPLANATIONS"
 # Explanations are some kilobytes.
 _MAX_EXPLANATION_BYTES, _DAEMON_TIMEOUT_S = 1 << 20, 10
 # What names that are numbers in the contracts are called, by the type that the compiler wrote into the ABI.
@@ -79,37 +80,14 @@ _open: dict[tuple[Any, ...], Session] = {}
 @plainly
 def session() -> Session:
     """That of the connected network. Raises Refused saying what to do where it has no protocol."""
-    provider = ape.networks.active_provider
-    if provider is None:
-        raise Misconfigured("no network is connected: start `ape console --network NETWORK`")
-    folder = Path(os.environ.get(DEPLOYMENTS_VARIABLE) or DEPLOYMENTS)
-    chain = RemoteChain(provider.web3)
-    here = ConsoleConnection(chain=chain, provider=provider, folder=folder)
+    here = connected()
     written = here.file.stat().st_mtime_ns if here.file.exists() else None
-    key = (id(provider.web3), chain.chain_id, here.file, written)
+    key = (id(here.provider.web3), here.chain.chain_id, here.file, written)
     if key not in _open:
         found = here.deployed()
         _open.clear()
         _open[key] = Session(here, found)
     return _open[key]
-
-
-class ConsoleConnection(Connection):
-    """A connection that also takes accounts of ape's as they are, not only their aliases."""
-
-    __slots__ = ()
-
-    def signer(self, alias: Any, *, unlock: bool = True) -> ApeSigner:
-        if isinstance(alias, ApeSigner):
-            return alias
-        if isinstance(alias, str):
-            return super().signer(alias, unlock=unlock)
-        if getattr(alias, "address", None) is None or not hasattr(alias, "sign_transaction"):
-            raise Misconfigured(f"{alias!r} is no account: give an alias, or an account such as accounts.load('alice')")
-        known = str(getattr(alias, "alias", "") or "")
-        if known.upper().startswith("TEST::") or isinstance(alias, KeyfileAccount):
-            return super().signer(known, unlock=unlock)
-        return ApeSigner(alias, self.provider)
 
 
 class Session:
@@ -128,11 +106,6 @@ class Session:
             "deployment": lambda: Answer(self.found.protocol.to_dict()), "me": self._me,
         }  # fmt: skip
         return own[name]() if name in own else self.contract(name)
-
-    def greeting(self) -> str:
-        """One line."""
-        chain_id, dao = self.here.chain.chain_id, self.found.protocol.dao
-        return f"MarketFlow on {self.here.name} (chain {chain_id}), DAO {dao}: help_marketflow() says what is in scope"
 
     # Amounts
 
@@ -354,14 +327,12 @@ class Session:
         """A command that sends: what it would do, then what it did if it was let."""
         account = self.signs(sender)
 
-        def once(*, is_dry: bool) -> Answer:
-            with relocked(self.here, account):
-                return Answer(self._command(name, arguments, account=account, dry_run=is_dry))
-
-        if dry_run is not None:
-            return once(is_dry=dry_run)
-        plan = once(is_dry=True)
-        return once(is_dry=False) if is_wanted(plan) else plan
+        if dry_run is not False:
+            plan = Answer(self._command(name, arguments, account=account, dry_run=True))
+            if dry_run or not is_wanted(plan):
+                return plan
+        with relocked(account):
+            return Answer(self._command(name, arguments, account=account, dry_run=False))
 
     @plainly
     def run_free(self, name: str, arguments: Sequence[str]) -> Answer:
@@ -450,25 +421,24 @@ def _decode_call(contract: str, data: bytes) -> str | None:
 
 
 @contextmanager
-def relocked(here: Connection, sender: Any) -> Iterator[None]:
-    """An account that one call unlocks is locked after it: the next one asks again."""
-    held = _keyfile(here, sender)
-    was_locked = held is not None and held.locked
+def relocked(sender: Any) -> Iterator[None]:
+    """An account is locked after each call that sends: unlocked, it would sign anything without a question."""
+    held = _keyfile(sender)
     try:
         yield
     finally:
-        if held is not None and was_locked and not held.locked:
+        if held is not None and not held.locked:
             held.set_autosign(False)
-            held.lock()
 
 
-def _keyfile(here: Connection, sender: Any) -> KeyfileAccount | None:
-    if isinstance(sender, str) and not sender.upper().startswith("TEST::"):
-        try:
-            sender = ape.accounts.load(sender)
-        except (KeyError, ValueError):
-            return None
-    return sender if isinstance(sender, KeyfileAccount) else None
+def _keyfile(sender: Any) -> KeyfileAccount | None:
+    """The one that `ape.accounts` has of that alias, which is the one that was unlocked."""
+    alias = sender if isinstance(sender, str) else getattr(sender, "alias", None)
+    try:
+        found = ape.accounts.load(alias) if alias and not alias.upper().startswith("TEST::") else None
+    except (KeyError, ValueError):
+        return None
+    return found if isinstance(found, KeyfileAccount) else None
 
 
 class Me(Shown):
@@ -574,9 +544,9 @@ class Method:
         bound, session = self._bind(arguments), self._contract._session
         account, here = session.signs(sender), session.here
         plan = self._plan(bound, here.signer(account, unlock=False).address, value)
-        if dry_run or (dry_run is None and not is_wanted(plan)):
+        if dry_run is not False and (dry_run or not is_wanted(plan)):
             return plan
-        with relocked(here, account):
+        with relocked(account):
             receipt = here.chain.send(bound, here.signer(account), value=value)
         return Sent(receipt)
 
@@ -588,8 +558,7 @@ class Method:
         named = str(self._overloads[0]["name"])
         try:
             return self._contract._bound.functions[named](*map(_argument, arguments))
-        except (TypeError, ValueError, AttributeError) as error:  # web3's MismatchedABI and validation errors
-            del error
+        except (Web3Exception, TypeError, ValueError, AttributeError):
             raise Misconfigured(
                 f"these are no arguments of it: {', '.join(map(_argument_text, arguments)) or 'none'}; "
                 f"it is {self._declared()}"

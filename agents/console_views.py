@@ -29,6 +29,7 @@ class Amount(Decimal):
     """Whole tokens, exactly; `raw`: the same in base units, which is what contracts take; `symbol`: of what."""
 
     raw: int
+    decimals: int
     symbol: str
 
     def __new__(cls, raw: int, decimals: int, symbol: str) -> Self:
@@ -37,8 +38,6 @@ class Amount(Decimal):
         found.raw, found.symbol, found.decimals = raw, symbol, decimals
         return found
 
-    decimals: int
-
     def __reduce__(self) -> Any:
         return type(self), (self.raw, self.decimals, self.symbol)
 
@@ -46,6 +45,9 @@ class Amount(Decimal):
         return f"{amount(self.raw, self.decimals)} {printable(self.symbol)}"
 
     __str__ = __repr__
+
+    def __format__(self, spec: str, *more: Any) -> str:
+        return super().__format__(spec, *more) if spec else repr(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ class Shown:
         console = Console(highlight=False, markup=False, emoji=False)
         with console.capture() as captured:
             for grid in grids:
-                console.print(grid.rich())
+                console.print(grid.rich() if grid.rows else _line(grid.title))
         return captured.get().rstrip("\n")
 
 
@@ -279,7 +281,7 @@ class ManifestView(View):
             ("reward", f"{self.reward_rate} for a {self._session.quote_symbol} of profit, "
                        f"{self.reward_cap} an epoch at most"),
         ]  # fmt: skip
-        yield Grid(title="strategy", rows=rows)
+        yield Grid(title="what was voted on, or is", rows=rows)
         yield from LimitsView(own=data.limits, ceilings=self._session.ceilings(self.block.number)).grids()
 
 
@@ -587,7 +589,7 @@ class Collection(Shown):
         for item in items:
             if any(_same(getattr(item.data, name), wanted) for name in (self._key, *self._also)):
                 return item
-        if isinstance(wanted, int) and not self._is_numbered and -len(items) <= wanted < len(items):
+        if type(wanted) is int and not self._is_numbered and -len(items) <= wanted < len(items):
             return items[wanted]
         raise Refused(self._missing(wanted, items))
 
