@@ -95,6 +95,8 @@ class Relayer:
         self._taking, self._stepping = threading.Lock(), threading.Lock()
         self._has_multicall = bool(chain.w3.eth.get_code(to_checksum_address(MULTICALL3)))
         self._why_not = ""
+        # Of voters in the batch that is made now: an account may get code later.
+        self._has_code: dict[str, bool] = {}
 
     # Taking ballots
 
@@ -158,6 +160,7 @@ class Relayer:
     def step(self) -> None:
         """Raises what the node raises; nothing is lost, the next step goes on."""
         with self._stepping:
+            self._has_code.clear()
             self._undo_reorganised()
             for batch in self._store.batches("open"):
                 self._follow(batch)
@@ -188,7 +191,8 @@ class Relayer:
             before = Fees(tip_wei=newest.tip_wei, max_fee_wei=newest.max_fee_wei)
             fees = self._rules.fees.higher(before, self._base_fee_wei(), self._chain.w3.eth.max_priority_fee)
             if fees is not None:
-                newest = self._sign(batch.nonce, [Ballot.from_dict(b.document) for b in batch.ballots], fees)
+                ballots = [Ballot.from_dict(b.document) for b in batch.ballots]
+                newest = self._sign(batch.nonce, ballots, fees, self._gas_of(ballots))
                 self._store.replace(batch, newest)
         self._broadcast(newest)
 
@@ -234,12 +238,13 @@ class Relayer:
                 self._why_not = str(error)
                 return
             ballots = [Ballot.from_dict(stored.document) for stored in chosen]
-            if self._spent_wei() + self._gas_of(ballots) * fees.max_fee_wei > self._rules.max_spend_per_day_wei:
+            gas = self._gas_of(ballots)
+            if self._spent_wei() + gas * fees.max_fee_wei > self._rules.max_spend_per_day_wei:
                 self._why_not = "what it may spend in a day would be exceeded"
                 return
             nonces = [batch.nonce + 1 for batch in in_flight]
             nonce = max([self._chain.w3.eth.get_transaction_count(self._signer.address), *nonces])
-            transaction = self._sign(nonce, ballots, fees)
+            transaction = self._sign(nonce, ballots, fees, gas)
             self._store.open_batch(nonce, [stored.id for stored in chosen], transaction)
             self._broadcast(transaction)
 
@@ -290,7 +295,7 @@ class Relayer:
     def _batch_size(self) -> int:
         return self._rules.batch_size if self._has_multicall else 1
 
-    def _sign(self, nonce: int, ballots: Sequence[Ballot], fees: Fees) -> SignedTransaction:
+    def _sign(self, nonce: int, ballots: Sequence[Ballot], fees: Fees, gas: int) -> SignedTransaction:
         if self._has_multicall:
             to, data = MULTICALL3, self._batch_data(ballots)
         else:
@@ -298,7 +303,7 @@ class Relayer:
         signed = self._signer.sign_transaction(
             {
                 "from": self._signer.address, "to": to, "data": data, "value": 0, "nonce": nonce,
-                "chainId": self._deployment.chain_id, "gas": self._gas_of(ballots),
+                "chainId": self._deployment.chain_id, "gas": gas,
                 "maxPriorityFeePerGas": fees.tip_wei, "maxFeePerGas": fees.max_fee_wei,
             }
         )  # fmt: skip
@@ -317,7 +322,9 @@ class Relayer:
 
     def _gas_of_ballot(self, ballot: Ballot) -> int:
         fixed = _GAS_OF_BALLOT + _GAS_OF_BYTE * (len(ballot.reason.encode()) + len(ballot.signature))
-        if not self._chain.w3.eth.get_code(to_checksum_address(ballot.voter)):
+        if ballot.voter not in self._has_code:
+            self._has_code[ballot.voter] = bool(self._chain.w3.eth.get_code(to_checksum_address(ballot.voter)))
+        if not self._has_code[ballot.voter]:
             return fixed
         call = ballot_call(self._chain, self._deployment, ballot)
         request = {"from": self._signer.address, "to": self._deployment.dao, "data": _data(call)}

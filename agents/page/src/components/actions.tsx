@@ -45,6 +45,7 @@ function useAmounts(): (action: Action, name: string, amount: bigint) => string 
   return (action, name, amount) => {
     const of = action.args["asset"] ?? (tokenContracts.has(action.targetName ?? "") ? action.target : undefined);
     const verb = verbOf(action);
+    if (action.kind === "ether.send") return words.units(amount, 18, 18);
     if (name === "capital" || verb === "allocate") return money.quote(amount);
     if (["fundRewards", "fundBounties", "setBudget", "withdraw"].includes(verb)) return money.token(amount);
     if (isAddressText(of)) {
@@ -120,7 +121,7 @@ export function ActionList({ actions }: { actions: Action[] }): JSX.Element {
               {warn && <span class="warn-sign" aria-hidden="true">!!</span>}
               {sentence(words, action, fills(action))}
               {sendsValue(action) && action.kind !== "ether.send" && (
-                <strong> {t("action.value", { amount: words.number(action.valueWei) })}</strong>
+                <strong> {t("action.value", { amount: words.units(action.valueWei, 18, 18) })}</strong>
               )}
             </p>
             {inner.length > 0 && <><p>{t("action.inner")}</p><ActionList actions={inner} /></>}
