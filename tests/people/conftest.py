@@ -17,6 +17,7 @@ from eth_account import Account as Keys
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from web3 import Web3
 
+from agents.contracts import Artifact
 from agents.deployments import NetworkDeployment
 from agents.localnet.evm import start_evm
 from offchain_rl.artefact import save
@@ -40,6 +41,8 @@ def find_chromium() -> str:
     if named := os.environ.get("MARKETFLOW_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser"):
         return named
     program = "import c from '@sparticuz/chromium'; console.log(await c.executablePath())"
+    if shutil.which("node") is None:
+        pytest.fail("no Chromium, and no node to unpack one: MARKETFLOW_CHROMIUM names a browser")
     done = subprocess.run(
         ["node", "--input-type=module", "-e", program], cwd=ROOT / "agents" / "page", capture_output=True, text=True
     )
@@ -64,6 +67,7 @@ class Town:
     agent: Agent
     folder: Path
     proposals: dict[str, int]
+    safe: str = ""
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     url: str = ""
 
@@ -107,18 +111,22 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with start_evm("anvil") as evm:
         world = World(evm)
         _give_votes(world)
+        safe = _make_safe(world)
         agent = put_in_office(world, folder / "agent")
         _trade(agent)
-        town = Town(world=world, agent=agent, folder=folder, proposals=_propose(world, agent, folder))
+        proposals = _propose(world, agent, folder)
+        town = Town(world=world, agent=agent, folder=folder, proposals=proposals, safe=safe)
         NetworkDeployment(protocol=world.d, market=world.book).save(folder / "deployments" / "local.json")
-        town.url = town.serve("--relay", "--account", "TEST::9")
         try:
+            town.url = town.serve("--relay", "--account", "TEST::9")
             yield town
         finally:
             for process in town.processes:
                 process.terminate()
             for process in town.processes:
                 process.wait(timeout=30)
+                assert process.stdout is not None
+                process.stdout.close()
             agent.journal.close()
 
 
@@ -130,6 +138,32 @@ def _give_votes(world: World) -> None:
         if voter is not VOTERS[-1]:  # who has tokens that do not vote
             world.send(world.token.functions.delegate(voter.address), voter.address)
     world.evm.set_balance(PENNILESS.address, 10**18)
+
+
+def _make_safe(world: World) -> str:
+    """A real Safe 1.4.1 of VOTERS[8:11], two of whom have to sign; it has votes."""
+    singleton, handler, factory = (
+        world.evm.deploy(_of_safe(name), sender=world.voter_a)
+        for name in ("Safe", "handler/CompatibilityFallbackHandler", "proxies/SafeProxyFactory")
+    )
+    owners, zero = [voter.address for voter in VOTERS[8:11]], "0x" + 40 * "0"
+    setup = singleton.functions.setup(owners, 2, zero, b"", handler.address, zero, 0, zero)
+    create = factory.functions.createProxyWithNonce(singleton.address, setup._encode_transaction_data(), 1)
+    safe = str(world.evm.call(create, world.voter_a))
+    world.send(create, world.voter_a)
+    world.send(world.token.functions.transfer(safe, tokens(2_000)), world.voter_a)
+    world.evm.set_balance(safe, 10**18)
+    world.evm.impersonate(safe)
+    world.send(world.token.functions.delegate(safe), safe)
+    return safe
+
+
+def _of_safe(path: str) -> Artifact:
+    """Byte code of the Safe's own package."""
+    name = path.rsplit("/", 1)[-1]
+    built = ROOT / "agents/page/node_modules/@safe-global/safe-contracts/build/artifacts/contracts"
+    raw = json.loads((built / f"{path}.sol" / f"{name}.json").read_text())
+    return Artifact(name, raw["abi"], bytes.fromhex(raw["bytecode"][2:]), bytes.fromhex(raw["deployedBytecode"][2:]))
 
 
 def _trade(agent: Agent) -> None:
@@ -161,7 +195,7 @@ def _propose(world: World, agent: Agent, folder: Path) -> dict[str, int]:
     proposals["recall"] = int(world.evm.call(recall, world.proposer))
     world.send(recall, world.proposer)
     proposals["hostile"] = _propose_hostile(world)
-    for name in ("phone", "russian", "keyboard", "direct", "reload"):
+    for name in ("phone", "russian", "keyboard", "direct", "safe", "reload"):
         proposals[name] = world.propose([world.pool.functions.setBudget(tokens(21_000))], f"A budget: {name}")
     world.to_voting(proposals["reload"])
     proposals["later"] = world.propose([world.pool.functions.setBudget(tokens(22_000))], "Not open yet")
@@ -295,7 +329,8 @@ class Visit:
 
 def _is_problem(message: ConsoleMessage) -> bool:
     """An explanation that nobody has is answered with 404, which the browser reports."""
-    return message.type == "error" and "/explanations/" not in message.location.get("url", "")
+    is_missing = "/explanations/" in message.location.get("url", "") and "404" in message.text
+    return message.type == "error" and not is_missing
 
 
 @pytest.fixture
