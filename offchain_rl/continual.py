@@ -1010,6 +1010,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except REFUSALS as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: without a decision the champion stays", file=sys.stderr)
+        return 130
     print(json.dumps(answer, indent=2, sort_keys=True) if options.json else describe(answer))
     return 0
 

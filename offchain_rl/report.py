@@ -644,7 +644,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, after the report was written; 1, after saying in a sentence what is wrong."""
+    """0, after the report was written; 1, after saying in a sentence what is wrong; 130, interrupted."""
     options = parse_arguments(arguments)
     try:
         run(options)
@@ -653,6 +653,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ) as error:  # fmt: skip
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: no report was written", file=sys.stderr)
+        return 130
     return 0
 
 

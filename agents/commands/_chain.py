@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from web3.middleware import ExtraDataToPOAMiddleware
 
 from agents.ballots import PROPOSAL_STATES, utc
 from agents.chain import ApeSigner, RemoteChain
+from agents.commands._program import in_this_program
 from agents.contracts import ArtifactMissing, RevertReason
 from agents.deployments import NetworkDeployment, load_deployment
 from agents.errors import AgentError, Misconfigured
@@ -173,7 +173,8 @@ def on_chain(command: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option(
         "--deployments", "folder", type=click.Path(path_type=Path), default=DEPLOYMENTS, show_default="deployments",
-        envvar="MARKETFLOW_DEPLOYMENTS_DIR", help="Folder of the files that say where things are.",
+        envvar="MARKETFLOW_DEPLOYMENTS_DIR",
+        help="Folder of the files that say where things are; else MARKETFLOW_DEPLOYMENTS_DIR.",
     )  # fmt: skip
     @click.option("--json", "as_json", is_flag=True, help="JSON on standard output; the rest on standard error.")
     @in_one_sentence
@@ -193,7 +194,8 @@ def sending(command: Callable[..., None]) -> Callable[..., None]:
 
 def account_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """--account, or MARKETFLOW_ACCOUNT."""
-    return click.option("--account", default="", envvar="MARKETFLOW_ACCOUNT", help=help_text)
+    told = f"{help_text.removesuffix('.')}; else MARKETFLOW_ACCOUNT."
+    return click.option("--account", default="", envvar="MARKETFLOW_ACCOUNT", help=told)
 
 
 # Ending
@@ -206,6 +208,8 @@ def in_one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+        except BrokenPipeError:
+            raise  # whoever read us has gone; nothing is wrong
         except (CallReverted, TransactionReverted) as error:
             fail(explain_revert(error.reason))
         except RequestException as error:
@@ -348,14 +352,6 @@ def say(*lines: str) -> None:
     """To standard error: progress, plans and warnings, which are no part of the answer."""
     for line in lines:
         click.echo(printable(in_this_program(line)), err=True)
-
-
-def in_this_program(text: str) -> str:
-    """Commands in a text as whoever reads it started this one: `ape run deploy_approved` or `marketflow
-    deploy-approved`."""
-    if Path(sys.argv[0]).name != "marketflow":
-        return text
-    return re.sub(r"`ape run (\w+)", lambda found: f"`marketflow {found[1].replace('_', '-')}", text)
 
 
 def warn(sentences: Sequence[str]) -> None:

@@ -12,11 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from agents.commands._chain import Connection, at, on_chain, printable, say
+from agents.commands._chain import Connection, at, on_chain, say
 from agents.commands._local import local_people
+from agents.commands._tables import open_console, print_table
 from agents.config_check import Difference, find_differences, find_market_differences
 from agents.deployments import NetworkDeployment, load_market
 from agents.genesis import load_genesis
@@ -62,8 +61,7 @@ def show(found: Sequence[Difference]) -> None:
     if not found:
         click.echo("no difference")
         return
-    table = Table("where", "what", "expected", "found", "may be because", title=f"{len(found)} differences")
-    for difference in found:
-        table.add_row(*(printable(str(value)) for value in asdict(difference).values()))
-    # Addresses and hashes whole: they are there to be compared.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print_table(
+        open_console(), f"{len(found)} differences", ("where", "what", "expected", "found", "may be because"),
+        [[str(value) for value in asdict(difference).values()] for difference in found],
+    )  # fmt: skip

@@ -12,16 +12,20 @@ from typing import Any
 
 import click
 
-from agents.commands._chain import Connection, at, on_chain, parse_hash, printable
+from agents.commands._chain import Connection, at, on_chain, parse_hash, printable, say
 from agents.commands.audit import fetch_all, find
 from agents.errors import Misconfigured
 from agents.explanation import ExplanationForged, check_document, fetch_document
+from agents.journal import Journal
 from agents.ledger import LedgerEntry
 
 
 @click.command()
 @click.argument("what")
-@click.option("--explanations", default="", help="Folder of the agent's explanations, or its daemon's URL.")
+@click.option(
+    "--explanations", default="", envvar="MARKETFLOW_EXPLANATIONS",
+    help="Folder of the agent's explanations, its daemon's URL, or its journal's file; else MARKETFLOW_EXPLANATIONS.",
+)  # fmt: skip
 @on_chain
 def cli(here: Connection, what: str, explanations: str, as_json: bool) -> None:
     """Explain a trade, or every trade of a strategy: WHAT is the id of either."""
@@ -30,6 +34,8 @@ def cli(here: Connection, what: str, explanations: str, as_json: bool) -> None:
     vault, only = find(here, found, parse_hash(what, "strategy or trade"))
     entries = [entry for entry in fetch_all(here, found, vault) if only in (None, entry.id)]
     answers = [explain(entry, source) for entry in entries]
+    if not entries:
+        say(f"vault {vault} has not traded: there is nothing to explain")
     if as_json:
         click.echo(json.dumps({"vault": vault, "trades": answers}, indent=2))
     else:
@@ -40,20 +46,32 @@ def cli(here: Connection, what: str, explanations: str, as_json: bool) -> None:
 
 
 def explanation_source(text: str) -> Path | str:
-    """A folder, or a URL. Raises Misconfigured."""
+    """A folder, a journal's file, or a URL. Raises Misconfigured."""
     if text.startswith(("http://", "https://")):
         return text
-    if not text or not Path(text).is_dir():
-        said = f"--explanations {text} is no folder" if text else "trades name explanations by hash"
-        raise Misconfigured(f"{said}: give --explanations the folder where the agent kept them, or its daemon's URL")
+    if not text or not Path(text).exists():
+        said = f"--explanations {text} is not there" if text else "trades name explanations by hash"
+        raise Misconfigured(
+            f"{said}: give --explanations the folder where the agent kept them, its journal, or its daemon's URL"
+        )
     return Path(text)
+
+
+def fetch(source: Path | str, name: str) -> bytes | None:
+    """The bytes of an explanation. Raises Misconfigured when a file that should be a journal is none."""
+    if isinstance(source, Path) and source.is_file():
+        if not source.read_bytes()[:16].startswith(b"SQLite format 3"):
+            raise Misconfigured(f"--explanations {source} is no journal: name the daemon's, or a folder")
+        with Journal(source) as journal:
+            return journal.document(name)
+    return fetch_document(source, name)
 
 
 def explain(entry: LedgerEntry, source: Path | str) -> dict[str, Any]:
     """What the explanation of a trade says. `status`: matches, absent, or differs from what was hashed."""
     name = "0x" + bytes(entry.fields["explanationHash"]).hex()
     answer: dict[str, Any] = {"trade": entry.id, "sequence": entry.fields["sequence"], "explanation": name}
-    if (content := fetch_document(source, name)) is None:
+    if (content := fetch(source, name)) is None:
         return answer | {"status": "absent", "text": None, "document": None}
     try:
         document = check_document(content, name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from agents.commands._chain import in_one_sentence, say, show
+from agents.commands._program import in_this_program
 from agents.errors import Misconfigured
 from offchain_rl.continual import RetrainConfig, describe, perform
 from offchain_rl.spot_vault import DAY_S
@@ -40,6 +41,8 @@ def cli(as_json: bool, **options: object) -> None:
         answer = perform(Namespace(**options), say)
     except ImportError as error:
         raise Misconfigured(str(error)) from error
+    if "next" in answer:
+        answer["next"] = in_this_program(str(answer["next"]))
     if as_json:
         show(answer, as_json=True)
     else:

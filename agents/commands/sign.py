@@ -48,7 +48,7 @@ def cli(
 ) -> None:
     """Sign a ballot on PROPOSAL: nothing is sent, and it costs nothing."""
     support = chosen_support(is_against, is_for, is_abstention)
-    if (typed_data or signature) != bool(voter) or (typed_data and signature):
+    if bool(typed_data or signature) != bool(voter) or (typed_data and signature):
         raise Misconfigured("--voter goes with one of --typed-data and --signature; without them --account signs")
     if voter and not is_address(voter):
         raise Misconfigured(f"--voter {voter} is no address")
@@ -69,7 +69,7 @@ def cli(
         write(out, text + "\n")
     click.echo(text)
     if not typed_data:
-        say("submit it with `ape run vote` --submit FILE, or send it to a relayer; it is good once")
+        say("submit it with `ape run vote --submit FILE`, or send it to a relayer; it is good once")
 
 
 def _next_nonce(here: Connection, protocol: Deployment, voter: str) -> int:

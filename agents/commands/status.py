@@ -11,10 +11,9 @@ from enum import IntEnum
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from agents.commands._chain import Connection, amount, at, on_chain, printable, say, tokens, warn
+from agents.commands._chain import Connection, amount, at, on_chain, say, tokens, warn
+from agents.commands._tables import open_console, print_table
 from agents.contracts import decode_logs
 from agents.deployment import CONTRACTS
 from agents.deployments import NetworkDeployment
@@ -102,8 +101,7 @@ def print_tables(answer: dict[str, Any], found: NetworkDeployment) -> None:
     """What people look for first; the rest is in `--json`."""
     block, totals, decimals = answer["block"], answer["totals"], found.market.quote_decimals
     quote = lambda units: "" if units is None else amount(units, decimals)  # noqa: E731
-    # Titles are other people's text.
-    console = Console(highlight=False, markup=False, emoji=False, width=150)
+    console = open_console()
     console.print(f"block {block['number']} ({at(block['timestamp_s'])}), read from {answer['source']}")
     console.print(
         f"{totals['trade_count']} trades worth {quote(totals['volume'])}, {totals['refusal_count']} refused; "
@@ -146,12 +144,3 @@ def print_tables(answer: dict[str, Any], found: NetworkDeployment) -> None:
 def title(proposal: dict[str, Any]) -> str:
     """The first line of what it says, without who proposed it."""
     return str(proposal["description"]).split("#proposer=")[0].partition("\n")[0]
-
-
-def print_table(console: Console, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=name, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(printable, row))
-    console.print(table)

@@ -10,11 +10,11 @@ import click
 
 from agents.commands._chain import in_one_sentence, say, show, warn
 from agents.errors import Misconfigured
-from offchain_rl.artefact import ActionSpec, ArtefactInvalid, save
+from offchain_rl.artefact import ActionSpec, Artefact, ArtefactInvalid, save
 from offchain_rl.backtest import BacktestConfig
 from offchain_rl.evaluate import WalkForwardConfig
 from offchain_rl.observation import BadObservation, ObservationSpec
-from offchain_rl.prices import Bars, check_series, load_bars
+from offchain_rl.prices import check_series, load_bars
 from offchain_rl.spot_vault import DAY_S
 
 
@@ -24,7 +24,7 @@ from offchain_rl.spot_vault import DAY_S
 @click.option("--out", type=click.Path(path_type=Path), default=Path("artefact.json"), show_default=True)
 @click.option("--name", default="ppo", show_default=True, help="What the artefact is called.")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--steps", default=None, type=int, help="Decisions to train on. Default: what the method was tuned with.")
+@click.option("--steps", type=int, help="Decisions to train on, in whole updates. Default: as the method was tuned.")
 @click.option("--max-weight-bps", default=5000, show_default=True, help="The most the policy may want in the asset.")
 @click.option("--train-days", default=365, show_default=True, help="Days that each fold of the report trains on.")
 @click.option("--test-days", default=60, show_default=True, help="Days that each fold is measured on.")
@@ -62,15 +62,20 @@ def cli(
         raise Misconfigured(str(error)) from error
     if resume and not checkpoint:
         raise Misconfigured("--resume goes on from a checkpoint: name it with --checkpoint")
+    if resume and checkpoint and not checkpoint.is_file():
+        raise Misconfigured(f"--checkpoint {checkpoint} is not there: leave out --resume to begin")
     for name_of, path in (("--out", out), ("--checkpoint", checkpoint), ("--log", log)):
         require_writable(path, name_of)
+    with train_ppo.deterministic_torch(device):  # says when the device is not there
+        pass
+    check_numbers(train_ppo, seed, steps, max_weight_bps, train_days, test_days, trials, name)
     bars = load_bars(data)
     others = [load_bars(source) for source in companions or train_ppo.DEFAULT_COMPANIONS.get(data, ())]
     for quality in check_series(bars, *others):
         found = [check.says for check in quality.checks if check.verdict == "warn"]
         warn([f"{quality.source}: {'; '.join(found)}"] if found else [])
     try:
-        config = make_config(train_ppo, bars, seed, steps, max_weight_bps, device)
+        config = make_config(train_ppo, bars.bar_s, seed, steps, max_weight_bps, device)
         walk = WalkForwardConfig(
             train_bars=train_days * DAY_S // bars.bar_s,
             test_bars=test_days * DAY_S // bars.bar_s,
@@ -78,6 +83,8 @@ def cli(
             trials=trials or train_ppo.DEFAULT_TRIALS,
         )
         require_bars(min(len(bars), walk.train_bars), config.env)
+        if (whole := config.updates * config.batch) != config.total_steps:
+            say(f"--steps {config.total_steps}: {whole} decisions are made, whole updates of {config.batch}")
         say(f"{bars.source}: {len(bars)} bars of {bars.bar_s} s, {len(bars.gaps)} gaps, {bars.data_hash()}")
         report = None if no_report else train_ppo.evaluate_training(bars, others, config, walk, say)
         latest = bars.slice(max(len(bars) - walk.train_bars, 0), len(bars))
@@ -103,6 +110,25 @@ def cli(
     show(answer, as_json=as_json)
 
 
+def check_numbers(
+    train_ppo: Any, seed: int, steps: int | None, max_weight_bps: int, train_days: int, test_days: int,
+    trials: int | None, name: str,
+) -> None:  # fmt: skip
+    """Raises ValueError or Misconfigured naming the option, before anything is loaded."""
+    least = {"--train-days": train_days, "--test-days": test_days, "--trials": 1 if trials is None else trials}
+    for option, number in least.items():
+        if number < 1:
+            raise Misconfigured(f"{option} {number}: give 1 or more")
+    if steps is not None and steps < (batch := train_ppo.TrainConfig().batch):
+        raise Misconfigured(f"--steps {steps}: one update takes {batch} decisions, give as many or more")
+    # Any length of bars that is possible: what is asked about does not depend on it.
+    make_config(train_ppo, DAY_S, seed, steps, max_weight_bps)
+    try:
+        Artefact(name=name, kind="hold", observation=ObservationSpec(), action=ActionSpec(max_weight_bps=0))
+    except ArtefactInvalid as error:
+        raise Misconfigured(f"--name {name!r}: {error}") from error
+
+
 class TooFewBars(ValueError):
     """Not even one episode fits into the bars to train on."""
 
@@ -114,11 +140,11 @@ def require_bars(count: int, env: Any) -> None:
 
 
 def make_config(
-    train_ppo: Any, bars: Bars, seed: int, steps: int | None, max_weight_bps: int, device: str = "cpu"
+    train_ppo: Any, bar_s: int, seed: int, steps: int | None, max_weight_bps: int, device: str = "cpu"
 ) -> Any:
     """The training's configuration. Raises ValueError for a number that can't be."""
     env = train_ppo.EnvConfig(
-        observation=ObservationSpec(bar_s=bars.bar_s), action=ActionSpec(max_weight_bps=max_weight_bps)
+        observation=ObservationSpec(bar_s=bar_s), action=ActionSpec(max_weight_bps=max_weight_bps)
     )
     return train_ppo.TrainConfig(seed=seed, env=env, device=device, **({} if steps is None else {"total_steps": steps}))
 

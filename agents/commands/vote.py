@@ -22,9 +22,9 @@ from agents.errors import Misconfigured
 
 def support_options(command: Callable[..., None]) -> Callable[..., None]:
     """--for, --against and --abstain, of which `chosen_support` wants one."""
-    command = click.option("--abstain", "is_abstention", is_flag=True)(command)
-    command = click.option("--against", "is_against", is_flag=True)(command)
-    return click.option("--for", "is_for", is_flag=True)(command)
+    command = click.option("--abstain", "is_abstention", is_flag=True, help="Count for the quorum only.")(command)
+    command = click.option("--against", "is_against", is_flag=True, help="It must not happen.")(command)
+    return click.option("--for", "is_for", is_flag=True, help="It may happen.")(command)
 
 
 def chosen_support(is_against: bool, is_for: bool, is_abstention: bool) -> Support:
@@ -58,7 +58,7 @@ def cli(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Vote on PROPOSAL."""
+    """Vote on PROPOSAL, with a transaction that --account pays for."""
     if submit and any((proposal, is_for, is_against, is_abstention, reason, sign_only, out)):
         rest = "PROPOSAL, the vote, --reason, --sign-only and --out"
         raise Misconfigured(f"--submit relays what the ballot says: leave out {rest}")
@@ -111,11 +111,11 @@ def read_ballot(path: Path) -> Ballot:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Misconfigured(f"ballot {path} can't be read ({error}): `ape run vote --sign-only` writes one") from error
+        raise Misconfigured(f"ballot {path} can't be read ({error}): `ape run sign` writes one") from error
     try:
         return Ballot.from_dict(raw)
     except Misconfigured as error:
-        raise Misconfigured(f"{path}: {error}: `ape run vote --sign-only` writes one") from error
+        raise Misconfigured(f"{path}: {error}: `ape run sign` writes one") from error
 
 
 def write(path: Path, text: str) -> None:

@@ -320,7 +320,7 @@ def test_a_ballot_that_the_chain_would_not_take_is_refused_for_nothing(ballot: B
 def test_a_malformed_ballot_is_named(content: str, says: str, tmp_path: Path):
     path = tmp_path / "b.json"
     path.write_text(content)
-    with pytest.raises(Misconfigured, match=f"{path}.*{says}.*`ape run vote --sign-only` writes one"):
+    with pytest.raises(Misconfigured, match=f"{path}.*{says}.*`ape run sign` writes one"):
         read_ballot(path)
     with pytest.raises(Misconfigured, match="can't be read"):
         read_ballot(tmp_path / "nowhere.json")

@@ -84,7 +84,7 @@ def test_a_series_that_is_not_fit_is_refused_before_training_by_file_row_and_che
     [
         ([], "one fold of the walk-forward evaluation needs .*; give more bars, or other --train-days"),
         (["--train-days", "2"], "96 bars to train on, an episode needs .*; give more bars, or other --train-days"),
-        (["--no-report", "--steps", "1"], "total_steps is at least 8192"),
+        (["--no-report", "--steps", "1"], "--steps 1: one update takes 8192 decisions"),
         (["--no-report", "--seed", "-1"], "seed lies between 0 and"),
         (["--no-report", "--max-weight-bps", "10001"], "max_weight_bps is an integer from 0 to 10000"),
         (["--no-report", "--name", "A B", "--steps", STEPS], "name is 1 to 64 of"),
@@ -97,6 +97,35 @@ def test_numbers_that_can_not_be_are_named(arguments: list[str], says: str, tmp_
     assert result.exit_code == 1
     assert re.search(f"error: .*{says}", result.stderr.splitlines()[-1])
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "1"], "--steps 1: one update takes 8192 decisions, give as many or more"),
+        (["--seed", "-1"], "seed lies between 0 and 2**53"),
+        (["--max-weight-bps", "10001"], "max_weight_bps is an integer from 0 to 10000"),
+        (["--train-days", "0"], "--train-days 0: give 1 or more"),
+        (["--test-days", "-3"], "--test-days -3: give 1 or more"),
+        (["--trials", "0"], "--trials 0: give 1 or more"),
+        (["--name", "A B"], "--name 'A B': name is 1 to 64 of"),
+        (["--resume"], "--resume goes on from a checkpoint: name it with --checkpoint"),
+        (["--resume", "--checkpoint", "ck.npz"], "--checkpoint ck.npz is not there: leave out --resume to begin"),
+    ],
+)
+def test_options_are_checked_before_any_data_is_looked_at(
+    arguments: list[str], says: str, tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert says in refuse(train.cli, "--data", "nowhere.csv", *arguments)
+
+
+def test_steps_that_are_no_whole_updates_are_said_to_be_cut(tmp_path: Path):
+    data = write_bars(tmp_path / "bars.csv", 2200)
+    options = ["--data", str(data), "--out", str(tmp_path / "a.json"), "--no-report", "--steps", "9000"]
+    result = CliRunner(mix_stderr=False).invoke(train.cli, options)
+    assert result.exit_code == 0, result.stderr
+    assert "--steps 9000: 8192 decisions are made, whole updates of 8192" in result.stderr
 
 
 def test_an_output_that_can_not_be_written_is_refused_before_anything_is_trained(tmp_path: Path, refuse: Refuse):
