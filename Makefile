@@ -60,7 +60,7 @@ demo: install $(if $(filter 1,$(GRAPH)),graph) ## run the whole circle on a loca
 	@.venv/bin/ape run demo $(if $(filter 1,$(GRAPH)),--graph) $(DEMO_ARGS)
 
 e2e: install page-tools ## vote in a real browser on a local chain, and run every command of the docs; pictures in out/people/
-	@$(RUN) tools/run_tests.py people
+	@$(RUN) tools/run_tests.py page people
 
 report-rl: install ## whether a strategy is any good, out of sample, with pictures (REPORT_ARGS="--data prices.csv")
 	@$(RUN) -m offchain_rl.report $(REPORT_ARGS)
@@ -106,6 +106,10 @@ bench-oracle: install ## feeds, histories and Graph answers per second, beside p
 
 bench-rl: install ## environment, training and backtest beside their peers, each in steps per second of CPU (RL_ARGS="--quick")
 	@$(RUN) -m benchmarks.rl $(RL_ARGS)
+
+bench-people: install page-tools ## the page's first paint and weight, a relayer's votes beside the node's, the console's start
+	@$(RUN) -m benchmarks.people $(PEOPLE_ARGS)
+	@$(RUN) -m benchmarks.console
 
 bench-intervals: install ## our intervals of the next return beside rolling quantiles and GARCH, on the same rows
 	@$(RUN) -m benchmarks.calibration

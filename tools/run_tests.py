@@ -52,6 +52,7 @@ GROUPS = [
     Group(name="attacks", tests=("tests/contracts/attacks",)),
     Group(name="fuzz", command=(PYTHON, "tools/fuzz.py", "fast")),
     Group(name="graph", tests=("tests/graph",)),
+    Group(name="page", command=("npm", "test", "--silent", "--prefix", "agents/page")),
     Group(name="people", tests=("tests/people",)),
     Group(name="e2e", tests=("tests/e2e",)),
     Group(name="chaos", tests=("tests/chaos",)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,13 +61,13 @@ class Client:
     """An app on a real socket."""
 
     def __init__(self, url: str) -> None:
-        self._url, self._session = url, requests.Session()
+        self.url, self._session = url, requests.Session()
 
     def get(self, path: str) -> requests.Response:
-        return self._session.get(self._url + path, timeout=30)
+        return self._session.get(self.url + path, timeout=30)
 
     def post(self, path: str, **options: Any) -> requests.Response:
-        return self._session.post(self._url + path, timeout=30, **options)
+        return self._session.post(self.url + path, timeout=30, **options)
 
 
 @contextmanager
@@ -312,6 +314,20 @@ def test_two_relayers_can_t_have_one_file(office: Office) -> None:
         RelayerStore(
             office.folder / "relayer.db", chain_id=office.chain.chain_id, dao=office.world.d.dao, account=PAYER.address
         )
+
+
+def test_whatever_the_document_allows_or_not_is_answered_as_it_says(office: Office) -> None:
+    with serve(create_relayer_app(office.relayer, per_minute=100_000)) as client:
+        checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+        command = [
+            str(Path(sys.executable).with_name("schemathesis")), "run", f"{client.url}/openapi.json",
+            "--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--no-color",
+            "--generation-database", "none", "--checks", checks,
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=office.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "Tested: 3" in done.stdout
+    assert office.sent() == 0
 
 
 # What is counted
