@@ -16,6 +16,7 @@ from eth_abi.exceptions import DecodingError
 from eth_account import Account
 from eth_account.messages import SignableMessage, encode_typed_data
 from eth_utils import keccak, to_bytes, to_checksum_address
+from web3.exceptions import Web3RPCError
 
 from agents.contracts import load_artifact
 from agents.deployment import Chain, Deployment
@@ -272,4 +273,13 @@ def _is_valid_1271(chain: Chain, deployment: Deployment, ballot: Ballot) -> bool
         answer = chain.call(wallet.isValidSignature(ballot_digest(deployment, ballot), ballot.signature))
     except (CallReverted, DecodingError):
         return False
+    except Web3RPCError as error:
+        if not is_out_of_gas(error):
+            raise
+        return False
     return bytes(answer) == _VALID_1271
+
+
+def is_out_of_gas(error: Web3RPCError) -> bool:
+    """Whether a node's error is that the call ran out of gas, which is no fault of the node's."""
+    return "out of gas" in str(error).lower() or "outofgas" in str(error).lower()

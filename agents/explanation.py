@@ -96,12 +96,7 @@ class DocumentStore:
             content = self._path(name).read_bytes()
         except FileNotFoundError:
             raise ExplanationMissing(f"no document {name} in {self._folder}") from None
-        document = _parse(content)
-        if hash_bytes(content) != name:
-            raise ExplanationForged(f"the document stored as {name} hashes to {hash_bytes(content)}", document)
-        if document is None:
-            raise ExplanationForged(f"what is stored as {name} is no document")
-        return document
+        return check_document(content, name)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
@@ -138,9 +133,9 @@ def check_document(content: bytes, name: str) -> dict[str, Any]:
     """The document in the bytes. Raises ExplanationForged when they hash to something else, or are none."""
     document = _parse(content)
     if hash_bytes(content) != name:
-        raise ExplanationForged(f"the document given for {name} hashes to {hash_bytes(content)}", document)
+        raise ExplanationForged(f"the document stored as {name} hashes to {hash_bytes(content)}", document)
     if document is None:
-        raise ExplanationForged(f"what was given for {name} is no document")
+        raise ExplanationForged(f"what is stored as {name} is no document")
     return document
 
 

@@ -8,7 +8,9 @@ transactions that can both be mined. What became of each ballot is read from the
     step       follow what was sent, undo what a reorganisation took, send what waits; called again and again
     status     whether it takes ballots now and, if not, why
 
-Where Multicall3 is (https://www.multicall3.com), ballots share a transaction; elsewhere each has its own.
+Where Multicall3 is (https://www.multicall3.com), ballots share a transaction; elsewhere each has its own. So always has
+the ballot of a voter with code: what a contract does when it is asked about a signature could use up the others' gas.
+And so has one that failed among others for no reason that can be found.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, Final
 
 from eth_utils import to_checksum_address
 from web3 import Web3
-from web3.exceptions import TransactionNotFound, Web3RPCError
+from web3.exceptions import TransactionNotFound, Web3Exception, Web3RPCError
 
 from agents.ballots import (
     PENDING,
@@ -31,6 +33,7 @@ from agents.ballots import (
     ballot_call,
     ballot_digest,
     check_ballot,
+    is_out_of_gas,
     voting_weight,
 )
 from agents.chain import RemoteChain
@@ -71,6 +74,8 @@ class RelayerRules:
     min_balance_wei: int = 10**15
     # How often a ballot is tried that the chain should have counted, and did not.
     max_attempts: int = 3
+    # What is paid for the ballot of a voter whose contract judges the signature.
+    max_contract_gas: int = 1_000_000
     max_queued: int = 10_000
     fees: FeePolicy = field(default_factory=FeePolicy)
 
@@ -95,7 +100,7 @@ class Relayer:
         self._taking, self._stepping = threading.Lock(), threading.Lock()
         self._has_multicall = bool(chain.w3.eth.get_code(to_checksum_address(MULTICALL3)))
         self._why_not = ""
-        # Of voters in the batch that is made now: an account may get code later.
+        # Of voters, in this step: an account may get code later.
         self._has_code: dict[str, bool] = {}
 
     # Taking ballots
@@ -249,29 +254,37 @@ class Relayer:
             self._broadcast(transaction)
 
     def _ready(self) -> list[StoredBallot]:
-        """Ballots whose vote is open, as many as go into one transaction."""
+        """Ballots whose vote is open, as many as may share a transaction."""
         dao = self._deployment.contract(self._chain, "dao").functions
         states: dict[str, int] = {}
-        found = []
+        found: list[StoredBallot] = []
         for stored in self._store.queued(self._rules.max_queued):
             proposal = stored.document["proposal_id"]
             if proposal not in states:
                 states[proposal] = self._chain.call(dao.state(int(proposal)))
-            if states[proposal] != PENDING:
-                found.append(stored)
+            if states[proposal] == PENDING:
+                continue
+            if stored.attempts or self._is_contract(stored.document["voter"]):
+                if not found:
+                    return [stored]
+                continue
+            found.append(stored)
             if len(found) == self._batch_size():
                 break
         return found
 
     def _counted_in_rehearsal(self, stored: Sequence[StoredBallot]) -> list[StoredBallot]:
-        """Those that the chain would count if they were sent now; the others are marked as failed, with the reason."""
+        """Those that the chain would count if they were sent now; the others fail with the reason or, when there is
+        none, are tried alone."""
         ballots = [Ballot.from_dict(b.document) for b in stored]
         counted = []
         for one, ballot, does_pass in zip(stored, ballots, self._rehearse(ballots), strict=True):
             if does_pass:
                 counted.append(one)
+            elif (why := self._problem(ballot)) or len(stored) == 1:
+                self._store.fail(one.id, why or "the chain refuses it, and does not say why: vote directly")
             else:
-                self._store.fail(one.id, self._problem(ballot) or "the chain refuses it, and does not say why")
+                self._store.try_again(one.id)
         return counted
 
     def _rehearse(self, ballots: Sequence[Ballot]) -> list[bool]:
@@ -279,7 +292,12 @@ class Relayer:
         if not self._has_multicall:
             return [self._does_pass(ballot_call(self._chain, self._deployment, b)) for b in ballots]
         request = {"to": MULTICALL3, "data": self._batch_data(ballots), "gas": self._gas_of(ballots)}
-        answer = self._chain.call(request, sender)
+        try:
+            answer = self._chain.call(request, sender)
+        except Web3RPCError as error:
+            if not is_out_of_gas(error):
+                raise
+            return [False] * len(ballots)
         [results] = CODEC.decode(["(bool,bytes)[]"], answer)
         return [ok for ok, _ in results]
 
@@ -287,6 +305,10 @@ class Relayer:
         try:
             self._chain.call(call, self._signer.address)
         except CallReverted:
+            return False
+        except Web3RPCError as error:
+            if not is_out_of_gas(error):
+                raise
             return False
         return True
 
@@ -322,16 +344,20 @@ class Relayer:
 
     def _gas_of_ballot(self, ballot: Ballot) -> int:
         fixed = _GAS_OF_BALLOT + _GAS_OF_BYTE * (len(ballot.reason.encode()) + len(ballot.signature))
-        if ballot.voter not in self._has_code:
-            self._has_code[ballot.voter] = bool(self._chain.w3.eth.get_code(to_checksum_address(ballot.voter)))
-        if not self._has_code[ballot.voter]:
+        if not self._is_contract(ballot.voter):
             return fixed
         call = ballot_call(self._chain, self._deployment, ballot)
         request = {"from": self._signer.address, "to": self._deployment.dao, "data": _data(call)}
         try:
-            return max(fixed, self._chain.w3.eth.estimate_gas(request) * _GAS_MARGIN_PERCENT // 100)
-        except (Web3RPCError, ValueError):  # it reverts: the rehearsal finds out
+            estimate = self._chain.w3.eth.estimate_gas(request) * _GAS_MARGIN_PERCENT // 100
+        except (Web3Exception, ValueError):  # it reverts: the rehearsal finds out
             return fixed
+        return min(max(fixed, estimate), self._rules.max_contract_gas)
+
+    def _is_contract(self, voter: str) -> bool:
+        if voter not in self._has_code:
+            self._has_code[voter] = bool(self._chain.w3.eth.get_code(to_checksum_address(voter)))
+        return self._has_code[voter]
 
     def _broadcast(self, transaction: SignedTransaction) -> None:
         try:

@@ -166,6 +166,11 @@ class RelayerStore:
         with self._write() as db:
             db.execute("UPDATE ballots SET status = ?, reason = ? WHERE id = ?", (FAILED, reason, ballot_id))
 
+    def try_again(self, ballot_id: str) -> None:
+        """Counted as an attempt: it will be alone."""
+        with self._write() as db:
+            _requeue(db, [ballot_id])
+
     # Batches
 
     def open_batch(self, nonce: int, ballots: Sequence[str], transaction: SignedTransaction) -> None:

@@ -449,6 +449,29 @@ def test_a_contract_s_vote_is_judged_by_its_code(office: Office, world: World) -
     assert (office.fate(good)["status"], weight_of(world, made)[1]) == ("mined", tokens(500))
 
 
+def test_a_contract_that_burns_gas_when_asked_takes_no_other_vote_with_it(
+    office: Office, sign: Callable[..., Ballot], world: World, proposal: int
+) -> None:
+    burner = Keys.from_key(b"\x0d" * 32)
+    world.send(world.token.functions.transfer(burner.address, tokens(10)), world.voter_a)
+    world.evm.set_balance(burner.address, 10**18)
+    world.evm.impersonate(burner.address)
+    world.send(world.token.functions.delegate(burner.address), burner.address)
+    world.travel(60)
+    made = world.propose([world.pool.functions.setBudget(tokens(23_000))], "burning")
+    world.to_voting(made)
+    bad = sign(burner, proposal_id=made)
+    good = [sign(voter, proposal_id=made) for voter in VOTERS[:5]]
+    for ballot in [bad, *good]:
+        assert office.post(ballot).status_code == 202
+    world.evm.set_code(burner.address, bytes.fromhex("5b600056"))  # after it was taken: loops until the gas is gone
+    for _ in range(4):
+        office.relayer.step()
+    assert {office.fate(ballot)["status"] for ballot in good} == {"mined"}
+    assert office.fate(bad)["status"] == "failed"
+    assert (office.sent(), weight_of(world, made)[1]) == (1, 5 * tokens(1_000))
+
+
 # Once, whatever happens
 
 
