@@ -146,7 +146,7 @@ CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
         ),
         "verify-inputs": Lazy(
             "verify_inputs:cli", "What explorers need to verify every contract.",
-            ["verify-inputs --network ethereum:sepolia:node --out verify/"],
+            ["verify-inputs --network ethereum:sepolia:node", "verify-inputs --out verify/ --json"],
         ),
         "manifests": Lazy(
             "manifests:cli", "The subgraph's manifest for each network.",

@@ -153,6 +153,9 @@ def export_page(sources: PageSources, folder: Path) -> list[Path]:
         raise Misconfigured("a static page needs explanations as files: give --explanations a folder")
     shutil.copytree(page_folder(), folder, dirs_exist_ok=True)
     (folder / "marketflow.json").write_text(json.dumps(sources.config(), indent=2) + "\n", encoding="utf-8")
+    said = f'<head>\n    <meta http-equiv="Content-Security-Policy" content="{sources.policy()}">'
+    index = folder / "index.html"
+    index.write_text(index.read_text(encoding="utf-8").replace("<head>", said, 1), encoding="utf-8")
     # Hosts that read such a file send these; what a page says of itself can't forbid that it is framed.
     policy = f"Content-Security-Policy: {sources.policy()}; frame-ancestors 'none'"
     (folder / "_headers").write_text(f"/*\n  {policy}\n  X-Content-Type-Options: nosniff\n", encoding="utf-8")

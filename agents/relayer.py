@@ -39,8 +39,8 @@ from agents.ballots import (
 from agents.chain import RemoteChain
 from agents.contracts import EventLog, decode_logs
 from agents.deployment import Deployment
-from agents.errors import AgentError, Misconfigured
-from agents.fees import FeePolicy, Fees
+from agents.errors import Misconfigured
+from agents.fees import FeePolicy, Fees, FeeTooHigh
 from agents.localnet.evm import CallReverted
 from agents.relayer_store import QUEUED, SENT, Batch, RelayerStore, SignedTransaction, StoredBallot
 from oracle.abi import CODEC
@@ -67,6 +67,8 @@ class RelayerRules:
     max_in_flight: int = 4
     # After which a transaction that no block took is replaced by a dearer one.
     replace_after_s: int = 45
+    # For how long a nonce may be used and the receipt not be there: nodes behind one address do not agree at once.
+    missing_for_s: int = 60
     # Blocks in which a reorganisation is looked for.
     reorg_depth: int = 64
     max_spend_per_day_wei: int = 10**18
@@ -102,6 +104,8 @@ class Relayer:
         self._why_not = ""
         # Of voters, in this step: an account may get code later.
         self._has_code: dict[str, bool] = {}
+        # Batches whose nonce is used and whose receipt nobody shows, and since when.
+        self._missing_since_s: dict[int, int] = {}
 
     # Taking ballots
 
@@ -183,12 +187,15 @@ class Relayer:
         # The nonce first: a transaction that is mined between the two questions has a receipt.
         next_nonce = self._chain.w3.eth.get_transaction_count(self._signer.address)
         if (receipt := self._receipt_of(batch)) is not None:
+            self._missing_since_s.pop(batch.id, None)
             self._settle(batch, receipt)
-        elif next_nonce > batch.nonce:
-            log.warning("something else used nonce %s of %s", batch.nonce, self._signer.address)
-            self._store.abandon(batch)
-        else:
+        elif next_nonce <= batch.nonce:
+            self._missing_since_s.pop(batch.id, None)
             self._send_again(batch)
+        elif self._now_s() - self._missing_since_s.setdefault(batch.id, self._now_s()) >= self._rules.missing_for_s:
+            log.warning("something else used nonce %s of %s", batch.nonce, self._signer.address)
+            del self._missing_since_s[batch.id]
+            self._store.abandon(batch)
 
     def _send_again(self, batch: Batch) -> None:
         newest = batch.transactions[-1]
@@ -239,8 +246,8 @@ class Relayer:
                 continue  # those that were not have failed; others may be behind them
             try:
                 fees = self._rules.fees.first(self._base_fee_wei(), self._chain.w3.eth.max_priority_fee)
-            except AgentError as error:
-                self._why_not = str(error)
+            except FeeTooHigh:
+                self._why_not = "gas costs more than it may pay"
                 return
             ballots = [Ballot.from_dict(stored.document) for stored in chosen]
             gas = self._gas_of(ballots)

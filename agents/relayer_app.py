@@ -174,7 +174,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        codes = {404: "not_found", 405: "wrong_method", 413: "too_large", 429: "rate_limited"}
+        codes = {400: "malformed", 404: "not_found", 405: "wrong_method", 413: "too_large", 429: "rate_limited"}
         answer = _refusal(error.status_code, codes.get(error.status_code, "refused"), str(error.detail))
         answer.headers.update(error.headers or {})
         return answer

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,7 +191,14 @@ def test_a_direct_vote_is_one_transaction_however_often_the_button_is_pressed(vi
     seen = visit(VOTERS[2]).proposal("direct").connect()
     assert seen.wallet is not None
     choose(seen, "for")
-    seen.page.get_by_role("button", name=DIRECT).dblclick()
+    town.world.evm._rpc("evm_setAutomine", False)
+    try:
+        seen.page.get_by_role("button", name=DIRECT).dblclick()
+        wait_for_step(seen, "sent")
+        expect(seen.by("ballot-transaction")).to_be_visible()
+    finally:
+        town.world.evm._rpc("evm_setAutomine", True)
+        town.world.evm.mine()
     wait_for_step(seen, "counted")
     assert len(seen.wallet.sent) == 1
     counted = town.vote_of("direct", VOTERS[2].address)
@@ -348,6 +358,15 @@ def test_the_server_tells_the_browser_what_the_page_may_do(town: Town) -> None:
     assert "script-src 'self'" in policy
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
+
+
+def test_a_static_page_brings_its_own_policy(town: Town, tmp_path: Path) -> None:
+    run = [sys.executable, "-c", "from agents.cli import run; run()", "page", "--export", str(tmp_path / "site")]
+    where = ["--network", str(town.world.evm.url), "--deployments", str(town.folder / "deployments")]
+    subprocess.run([*run, *where], cwd=ROOT, check=True, capture_output=True)
+    assert "Content-Security-Policy" in (tmp_path / "site" / "index.html").read_text()
+    assert "frame-ancestors 'none'" in (tmp_path / "site" / "_headers").read_text()
+    assert json.loads((tmp_path / "site" / "marketflow.json").read_text())["relayer"] is None
 
 
 def test_only_requests_that_name_this_machine_are_answered(town: Town) -> None:

@@ -285,7 +285,8 @@ export interface Wallet {
   chainId: number;
   switchChain(): Promise<void>;
   delegate(to: Address): Promise<Sent>;
-  voteDirectly(proposalId: bigint, support: Support, reason: string): Promise<Sent>;
+  /** `sent` is told the hash as soon as the wallet has sent it, before a block has it. */
+  voteDirectly(proposalId: bigint, support: Support, reason: string, sent?: (transaction: Hex) => void): Promise<Sent>;
   /** Signs the ballot that the relayer takes. A contract account's signature is checked by the contract (ERC-1271). */
   signBallot(proposalId: bigint, support: Support, reason: string, nonce: bigint): Promise<SignedBallot>;
   /** One owner's signature for a Safe's ballot, added to those there are. */

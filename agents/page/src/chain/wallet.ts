@@ -139,10 +139,12 @@ export class BrowserWallet implements Wallet {
     return this.send("token", "delegate", [getAddress(to)]);
   }
 
-  async voteDirectly(proposalId: bigint, support: Support, reason: string): Promise<Sent> {
+  async voteDirectly(
+    proposalId: bigint, support: Support, reason: string, sent?: (transaction: Hex) => void,
+  ): Promise<Sent> {
     const number = SUPPORT_NUMBER[support];
-    if (reason) return this.send("dao", "castVoteWithReason", [proposalId, number, reason]);
-    return this.send("dao", "voteStrategy", [proposalId, number]);
+    if (reason) return this.send("dao", "castVoteWithReason", [proposalId, number, reason], sent);
+    return this.send("dao", "voteStrategy", [proposalId, number], sent);
   }
 
   async claim(vault: Address): Promise<Sent> {
@@ -180,7 +182,9 @@ export class BrowserWallet implements Wallet {
   }
 
   /** Tried first, so that what the chain would refuse costs nothing and is told by its name. */
-  private async send(name: keyof Places, fn: string, args: readonly unknown[]): Promise<Sent> {
+  private async send(
+    name: keyof Places, fn: string, args: readonly unknown[], sent?: (transaction: Hex) => void,
+  ): Promise<Sent> {
     this.requireChain();
     const [from, to, data] = [this.account, this.places[name], this.reader.dataOf(name, fn, args)];
     let transaction: Hex;
@@ -191,6 +195,7 @@ export class BrowserWallet implements Wallet {
       if (error instanceof ReadError) throw error;
       throw toWalletError(error);
     }
+    sent?.(transaction);
     return this.waitFor(transaction, { from, to, data });
   }
 

@@ -187,8 +187,8 @@ function Form(
     const { nonce } = await services.reader.fetchVoter(wallet!.account);
     return wallet!.signBallot(proposal.id, chosen, reason.trim(), nonce);
   }));
-  const direct = (): void => withChoice((chosen) => void sending.direct(async () => {
-    const sent = await wallet!.voteDirectly(proposal.id, chosen, reason.trim());
+  const direct = (): void => withChoice((chosen) => void sending.direct(async (tell) => {
+    const sent = await wallet!.voteDirectly(proposal.id, chosen, reason.trim(), tell);
     return {
       transaction: sent.transaction, block: sent.status === "mined" ? sent.block : null,
       failed: sent.status === "reverted" ? sent.reason : null,

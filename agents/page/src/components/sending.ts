@@ -57,7 +57,9 @@ async function submitPatiently(services: Services, ballot: SignedBallot, goOn: (
 export interface Sending {
   state: BallotStep;
   signed: SignedBallot | null;
-  direct(send: () => Promise<{ transaction: Hex; block: bigint | null; failed: string | null }>): Promise<void>;
+  direct(
+    send: (sent: (transaction: Hex) => void) => Promise<{ transaction: Hex; block: bigint | null; failed: string | null }>,
+  ): Promise<void>;
   relay(sign: () => Promise<SignedBallot>): Promise<void>;
   reset(): void;
 }
@@ -136,7 +138,9 @@ export function useSending(services: Services, proposal: bigint, voter: `0x${str
     const mine = ++turn.current;
     setState({ step: "wallet", direct: true });
     try {
-      const { transaction, block, failed } = await send();
+      const { transaction, block, failed } = await send((hash) => {
+        if (turn.current === mine) setState({ step: "sent", transaction: hash });
+      });
       if (turn.current !== mine) return;
       if (failed !== null) setState({ step: "failed", error: new RelayerRefused("other", failed), transaction });
       else await confirm(mine, transaction, block);
