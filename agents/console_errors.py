@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from agents.errors import AgentError
+from agents.errors import AgentError, Misconfigured
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class Refused(AgentError):
+class Refused(Misconfigured):
     """What was asked can't be done. `reason`: the chain's, with name and arguments, where it was the chain."""
 
     def __init__(self, sentence: str, reason: Any = None) -> None:

@@ -37,7 +37,7 @@ from agents.deployment import (
     deployment_steps,
     locate,
 )
-from agents.errors import AgentError, Misconfigured, Retryable
+from agents.errors import Misconfigured, Retryable
 from agents.localnet.evm import CallReverted, Receipt, TransactionReverted
 from agents.localnet.market import AddressBook
 from agents.logs import fetch_logs
@@ -59,7 +59,7 @@ _TAKEN = (
 )  # fmt: skip
 
 
-class NonceTaken(AgentError):
+class NonceTaken(Retryable):
     """The nonce that was to create the `Deployer` made something else: everything will be at other addresses."""
 
 

@@ -681,7 +681,7 @@ def test_ape_run_train_goes_on_from_its_checkpoint(
 
     assert "--resume goes on from a checkpoint: name it with --checkpoint" in run("--resume").stderr
     assert "torch finds no CUDA device on this machine" in run("--device", "cuda").stderr
-    assert "there is no such checkpoint to go on from" in run("--checkpoint", state, "--resume").stderr
+    assert "leave out --resume to begin" in run("--checkpoint", state, "--resume").stderr
     first, second = run("--checkpoint", state), run("--checkpoint", state, "--resume")
     assert (first.exit_code, second.exit_code) == (0, 0), first.stderr + second.stderr
     assert load(Path(out)).artefact_hash in first.stdout
