@@ -43,5 +43,5 @@ def _print_paragraphs(console: Console, title: str, columns: Sequence[str], rows
         # Alone and never folded: a terminal folds it without a break that would be copied.
         console.print(first, soft_wrap=True)
         said = "; ".join(f"{name} {cell}" for name, cell in zip(columns[1:], rest, strict=True) if cell)
-        for line in Text(said).wrap(console, max(console.width - 2, 20)):
+        for line in Text(said).wrap(console, max(console.width - 2, 20)) if said else ():
             console.print("  " + line.plain.rstrip(), soft_wrap=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from eth_utils import keccak
+from eth_utils import is_address, keccak, to_checksum_address
 from web3.exceptions import Web3Exception
 
 from agents.audit import Auditor
@@ -52,10 +52,10 @@ def cli(
     steps: Path | None,
     as_json: bool,
 ) -> None:
-    """Audit the trades of a strategy, or one trade: WHAT is the id of either."""
-    found, identity = here.deployed(), parse_hash(what, "strategy or trade")
+    """Audit the trades of a strategy, or one trade: WHAT is the id of either, or a vault's address."""
+    found = here.deployed()
     loaded = {a.artefact_hash: a for a in map(load_artefact, artefacts)}
-    vault, only = find(here, found, identity)
+    vault, only = find(here, found, what)
     entries = fetch_all(here, found, vault)
     audited = [entry for entry in entries if only is None or entry.id == only]
     if audited and not explanations:
@@ -92,8 +92,14 @@ def log_steps(
         raise Misconfigured(f"--steps: {error}") from error
 
 
-def find(here: Connection, found: NetworkDeployment, identity: bytes) -> tuple[str, str | None]:
+def find(here: Connection, found: NetworkDeployment, what: str) -> tuple[str, str | None]:
     """The vault, and the trade's id when it is one that was named. Raises Misconfigured when it is neither."""
+    if is_address(what):
+        vault = to_checksum_address(what)
+        if not any(here.chain.call(found.protocol.contract(here.chain, "ledger").functions.headOf(vault))):
+            raise Misconfigured(f"{vault} is no vault of this protocol: `ape run status` lists those there are")
+        return vault, None
+    identity = parse_hash(what, "strategy or trade")
     strategies = found.protocol.contract(here.chain, "strategies").functions
     vault = str(here.chain.call(strategies.strategyOf(identity)).vault)
     if vault != ZERO_ADDRESS:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from agents.commands._chain import Connection, at, on_chain, parse_hash, printable, say
+from agents.commands._chain import Connection, at, on_chain, printable, say
 from agents.commands.audit import fetch_all, find
 from agents.errors import Misconfigured
 from agents.explanation import ExplanationForged, check_document, fetch_document
@@ -28,10 +28,10 @@ from agents.ledger import LedgerEntry
 )  # fmt: skip
 @on_chain
 def cli(here: Connection, what: str, explanations: str, as_json: bool) -> None:
-    """Explain a trade, or every trade of a strategy: WHAT is the id of either."""
+    """Explain a trade, or every trade of a strategy: WHAT is the id of either, or a vault's address."""
     source = explanation_source(explanations)
     found = here.deployed()
-    vault, only = find(here, found, parse_hash(what, "strategy or trade"))
+    vault, only = find(here, found, what)
     entries = [entry for entry in fetch_all(here, found, vault) if only in (None, entry.id)]
     answers = [explain(entry, source) for entry in entries]
     if not entries:

@@ -312,7 +312,7 @@ def test_help_has_an_example_of_every_command_and_loads_no_web3() -> None:
     script = (
         "import sys; from click.testing import CliRunner; from agents.cli import main\n"
         "top = CliRunner().invoke(main, ['--help']).output; assert 'agent' in top, top\n"
-        "for name in main.commands['agent'].commands:\n"
+        "for name in main.get_command(None, 'agent').commands:\n"
         "    shown = CliRunner().invoke(main, ['agent', name, '-h']).output\n"
         "    assert f'  marketflow agent {name}' in shown, shown\n"
         "print(*sorted({'web3', 'rich', 'aiohttp', 'torch'} & set(sys.modules)))"

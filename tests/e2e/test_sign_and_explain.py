@@ -165,7 +165,8 @@ def test_what_has_no_explanations_says_where_they_may_be(people: People, trader:
     (tmp_path / "file").write_text("no journal")
     for source, says in ((tmp_path / "nowhere", "is not there"), (tmp_path / "file", "is no journal")):
         assert f"{source} {says}" in people.refuse(explain.cli, entry.id, "--explanations", str(source))
-    folder = str(trader.folder / "explanations")
+    folder, nobody = str(trader.folder / "explanations"), wallet(STRANGER).address
+    assert f"{nobody} is no vault of this protocol" in people.refuse(explain.cli, nobody, "--explanations", folder)
     assert f"there is no strategy and no trade {NOBODY}" in people.refuse(explain.cli, NOBODY, "--explanations", folder)
 
 
@@ -188,7 +189,7 @@ def test_a_trade_and_a_strategy_are_explained_by_documents_that_hash_to_what_the
     people: People, trader: Agent
 ):
     [entry], folder = trader.entries(), str(trader.folder / "explanations")
-    for what in (entry.id, strategy_of(trader)):
+    for what in (entry.id, strategy_of(trader), trader.strategy.vault.address.lower()):
         [told] = people.get(explain.cli, what, "--explanations", folder)["trades"]
         assert (told["trade"], told["status"]) == (entry.id, "matches")
         assert told["document"]["decision"]["wanted_weight_bps"] == "3000"

@@ -1,12 +1,22 @@
-"""The pages for people say what works: their commands are run, or at least exist with the options that are named."""
+"""The pages for people say what works: their commands are run in order, as a shell would, and all that they name exist.
+
+A block is one of these, by what follows its three backquotes: `bash` is run; `bash background` goes on until the end;
+`bash terminal` is typed at, by somebody who answers with the passphrase; `bash not run: REASON` is not run.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import re
+import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -15,61 +25,130 @@ import pytest
 from agents.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("docs/voter.md", "docs/engineer.md", "docs/operator.md", "docs/strategy.md", "README.md")
-RUN = ("docs/voter.md", "docs/engineer.md")
+PAGES = ("docs/voter.md", "docs/engineer.md", "docs/operator.md", "docs/strategy.md", "docs/graph.md", "README.md")
+# How many blocks of a page are run, and how many are not, with a reason beside them.
+RUN = {
+    "docs/voter.md": (7, 1), "docs/engineer.md": (8, 1), "docs/operator.md": (9, 1), "docs/strategy.md": (2, 1),
+    "README.md": (3, 0),
+}  # fmt: skip
+PASSPHRASE = "a horse that is correct"
 _BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_NAMED = re.compile(r"(?:marketflow|ape run) ([a-z][a-z_-]*)((?:[^\n`|]|\\\n)*)")
-# Where the commands of the pages listen when nothing else is said.
-PORTS = ("8545", "8600")
+_NAMED = re.compile(r"(?:marketflow|ape run) ([a-z][a-z_-]*)((?:[^\n`|&]|\\\n)*)")
+# Where what goes on listens when nothing else is said.
+PORTS = {"node": "8545", "page": "8600", "agent": "9464"}
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
+def free_ports() -> dict[str, str]:
+    """A free one for each of them."""
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    found = [str(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return dict(zip(PORTS.values(), found, strict=True))
 
 
-def script_of(page: str, ports: dict[str, str]) -> tuple[str, int]:
-    """The page's blocks as one script, in order, and how many of them are not run."""
-    lines, left_out = ["set -e"], 0
-    for info, block in _BLOCK.findall((ROOT / page).read_text()):
-        if info.strip().startswith("not run:"):
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which `marketflow` and `ape` start quickly: see `tests.people.zygote`."""
+    folder = tmp_path_factory.mktemp("programs")
+    programs, home = folder / "bin", folder / "home"
+    programs.mkdir()
+    home.mkdir()
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("MARKETFLOW_")}
+    mine.pop("APE_DATA_FOLDER", None)
+    cache = os.environ.get("MARKETFLOW_CACHE_DIR", str(Path.home() / ".cache" / "marketflow"))
+    environment = {
+        **mine, "HOME": str(home), "PYTHONPATH": str(ROOT), "MARKETFLOW_CACHE_DIR": cache, "NUMBA_NUM_THREADS": "1",
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    zygote = subprocess.Popen(
+        [sys.executable, "-m", "tests.people.zygote", str(folder / "socket"), str(programs)],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert zygote.stdout is not None and zygote.stdout.readline() == "ready\n"
+    yield environment
+    zygote.terminate()
+    zygote.wait()
+    zygote.stdout.close()
+
+
+def make_project(folder: Path) -> None:
+    """What the repository's folder says to `ape console`, without the sources that ape would compile."""
+    (folder / "ape-config.yaml").write_text((ROOT / "ape-config.yaml").read_text().split("dependencies:")[0])
+    shutil.copy(ROOT / "ape_console_extras.py", folder)
+
+
+def write_prices(path: Path) -> None:
+    """A random walk, for the pages that speak of somebody's own prices."""
+    walk, price, lines = random.Random(3), 2000.0, ["timestamp,open,high,low,close"]
+    for index in range(3000):
+        before, price = price, price * (1 + walk.gauss(0, 0.004))
+        prices = f"{before:.2f},{max(before, price):.2f},{min(before, price):.2f},{price:.2f}"
+        lines.append(f"{1_600_000_200 + 1800 * index},{prices}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def script_of(page: str, ports: dict[str, str]) -> tuple[str, int, int]:
+    """The page's blocks as one script, in order, and how many of them are run and not run."""
+    lines, left_out = ["set -euo pipefail"], 0
+    blocks = _BLOCK.findall((ROOT / page).read_text())
+    for info, block in blocks:
+        kind = info.strip()
+        if kind.startswith("not run: "):
             left_out += 1
-        elif info.strip() == "background":
-            name = "8545" if "marketflow node" in block else "8600"
-            lines.append(f"( {block.strip().split('#')[0]} --port {name} ) > {name}.log 2>&1 &")
-            lines.append(f"until (: < /dev/tcp/127.0.0.1/{name}) 2>/dev/null; do sleep 0.1; done")
+        elif kind == "background":
+            lines += go_on(block)
+        elif kind == "terminal":
+            typing = shlex.join([sys.executable, "-m", "tests.people.typist"])
+            lines += [f"{typing} {command}" for command in block.strip().splitlines()]
         else:
-            assert not info.strip(), f"{page}: a block is bash, bash background, or bash not run: REASON"
+            assert not kind, f"{page}: {kind!r} is none of background, terminal, not run: REASON"
             lines.append(block)
     script = "\n".join([*lines, "echo the end"])
     for name, port in ports.items():
         script = script.replace(name, port)
-    return script, left_out
+    return script, len(blocks) - left_out, left_out
 
 
-@pytest.mark.parametrize(("page", "not_run"), [("docs/voter.md", 1), ("docs/engineer.md", 1)])
-def test_every_command_of_the_page_works(page: str, not_run: int, tmp_path: Path) -> None:
-    script, left_out = script_of(page, {name: free_port() for name in PORTS})
+def go_on(block: str) -> list[str]:
+    """A command that goes on, and then what waits until it listens."""
+    command = block.split("#")[0].strip()
+    port = PORTS[command.split()[1]]
+    # The daemon's port is a setting.
+    options = "" if "agent run" in command else f"--port {port}"
+    return [
+        f"( {command} {options} ) > {port}.log 2>&1 &",
+        f"until (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do",
+        f"kill -0 $! || {{ cat {port}.log; exit 1; }}; sleep 0.1; done",
+    ]
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_every_command_of_the_page_works(page: str, tmp_path: Path, programs: dict[str, str]) -> None:
+    ports = free_ports()
+    script, is_run, left_out = script_of(page, ports)
     environment = {
-        **os.environ, "HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "MARKETFLOW_DEPLOYMENTS_DIR": str(tmp_path / "deployments"), "NUMBA_NUM_THREADS": "1",
-        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
+        **programs, "MARKETFLOW_DEPLOYMENTS_DIR": str(tmp_path / "deployments"),
+        "MARKETFLOW_HTTP_PORT": ports[PORTS["agent"]], "MARKETFLOW_KEYFILE_PASSPHRASE": PASSPHRASE,
     }  # fmt: skip
-    (tmp_path / "ape-config.yaml").write_text((ROOT / "ape-config.yaml").read_text().split("dependencies:")[0])
-    (tmp_path / "ape_console_extras.py").write_text("from agents.console import ape_init_extras as ape_init_extras\n")
+    write_prices(tmp_path / "prices.csv")
+    make_project(tmp_path)
     with subprocess.Popen(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
+        ["bash", "-c", script], cwd=tmp_path, env=environment, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     ) as shell:  # fmt: skip
         try:
             said, _ = shell.communicate(timeout=300)
         except subprocess.TimeoutExpired:
-            said = "timeout"
+            said = "it does not end"
         finally:
-            subprocess.run(["pkill", "-TERM", "-s", str(shell.pid)], check=False)
-    assert said.rstrip().endswith("the end"), said[-3000:]
-    assert "Traceback" not in said
-    assert left_out == not_run
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGTERM)  # what goes on is in the shell's own group
+    logs = "".join(path.read_text()[-1500:] for path in tmp_path.glob("*.log"))
+    assert said.rstrip().endswith("the end"), said[-3000:] + logs
+    assert "Traceback" not in said + logs
+    assert "error: " not in logs
+    assert (is_run, left_out) == RUN[page]
 
 
 @pytest.mark.parametrize("page", PAGES)

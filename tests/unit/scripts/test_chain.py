@@ -17,6 +17,7 @@ from agents.commands._chain import (
     amount,
     connect,
     explain_revert,
+    in_one_sentence,
     network_name,
     parse_amount,
     parse_hash,
@@ -190,3 +191,12 @@ def test_others_text_does_not_steer_the_terminal(sign: str, capsys: pytest.Captu
         _chain.fail(f"x{sign}y")
     said = capsys.readouterr()
     assert sign not in said.out + said.err.replace("x y", "")
+
+
+def test_a_reader_who_has_gone_is_no_error_of_the_command():
+    @in_one_sentence
+    def command() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        command()
