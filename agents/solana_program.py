@@ -34,6 +34,7 @@ NO_HEAD: Final = bytes(32)
 copyreg.pickle(Pubkey, lambda key: (Pubkey.from_bytes, (bytes(key),)))
 
 _INVOKE = re.compile(r"^Program (\w+) invoke \[\d+\]$")
+_FAILED = re.compile(r"^Program (\w+) failed: custom program error: 0x([0-9a-f]+)$")
 _RETURN = re.compile(r"^Program (\w+) (?:success|failed.*)$")
 
 
@@ -137,6 +138,15 @@ class AnchorProgram:
     def address(self, *seeds: bytes) -> Pubkey:
         """The address that those seeds give to the program."""
         return Pubkey.find_program_address(list(seeds), self.id)[0]
+
+
+def failure(logs: Iterable[str], *programs: AnchorProgram) -> ProgramError | None:
+    """Which of the programs refused first, and why: its error passes through those that called it as a bare number."""
+    named = {str(program.id): program for program in programs}
+    for line in logs:
+        if (match := _FAILED.match(line)) and match[1] in named:
+            return named[match[1]].error(int(match[2], 16))
+    return None
 
 
 def _plain(value: Any) -> Any:

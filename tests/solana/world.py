@@ -23,10 +23,15 @@ from solders.system_program import CreateAccountParams, create_account
 from solders.transaction import Transaction
 from solders.transaction_metadata import FailedTransactionMetadata
 from spl.token.instructions import (
-    InitializeAccountParams, InitializeMintParams, MintToParams, initialize_account, initialize_mint, mint_to,
+    InitializeAccountParams,
+    InitializeMintParams,
+    MintToParams,
+    initialize_account,
+    initialize_mint,
+    mint_to,
 )  # fmt: skip
 
-from agents.solana_program import TOKEN_PROGRAM, Event, Ledger, Pool
+from agents.solana_program import TOKEN_PROGRAM, Event, Ledger, Pool, failure
 
 GENESIS_S = 1_790_000_000 // 86400 * 86400
 EPOCH_S, WINDOW_S, VESTING_S = 7200, 600, 30 * 86400
@@ -38,7 +43,9 @@ CEILINGS = dict(
     max_daily_loss_bps=500, max_drawdown_bps=1000, hard_drawdown_bps=2000,
 )  # fmt: skip
 QUOTE, TOKEN = 10**6, 10**9
-ARTEFACT, EXPLAINED, OBSERVED = (hashlib.sha256(word).digest() for word in (b"artefact", b"explanation", b"observation"))
+ARTEFACT, EXPLAINED, OBSERVED = (
+    hashlib.sha256(word).digest() for word in (b"artefact", b"explanation", b"observation")
+)
 UNITS_LIMIT = 1_400_000
 
 
@@ -62,7 +69,9 @@ def guardian_keys(count: int) -> list[Any]:
     return [Account.from_key(keccak(text=f"guardian {number}")) for number in range(count)]
 
 
-def transmissions(rounds: Sequence[tuple[int, int, int]], *, decimals: int = 8, version: int = 2, length: int = 8) -> bytes:
+def transmissions(
+    rounds: Sequence[tuple[int, int, int]], *, decimals: int = 8, version: int = 2, length: int = 8
+) -> bytes:
     """A Chainlink account whose live ring got those (round, time, answer)."""
     latest = rounds[-1][0] if rounds else 0
     ring = [bytes(48)] * length
@@ -78,9 +87,11 @@ def transmissions(rounds: Sequence[tuple[int, int, int]], *, decimals: int = 8, 
 def price_update(feed_id: bytes, price: int, published_s: int, *, confidence: int = 0, exponent: int = -8,
                  verification: bytes = b"\x01") -> bytes:  # fmt: skip
     """A Pyth account."""
-    message = feed_id + struct.pack("<qQiqqqQ", price, confidence, exponent, published_s, published_s, price, confidence)
+    message = feed_id + struct.pack(
+        "<qQiqqqQ", price, confidence, exponent, published_s, published_s, price, confidence
+    )
     kind = hashlib.sha256(b"account:PriceUpdateV2").digest()[:8]
-    return kind + bytes(32) + verification + message + struct.pack("<Q", 1)
+    return (kind + bytes(32) + verification + message + struct.pack("<Q", 1)).ljust(134, b"\0")
 
 
 @dataclass
@@ -89,6 +100,8 @@ class World:
 
     quote_price_e8: int = 10**8
     base_price_e8: int = 2_000 * 10**8
+    base_decimals: int = 9
+    start_s: int = GENESIS_S + 100
     config_changes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,14 +110,18 @@ class World:
         self.market = Pool(Pubkey.from_bytes(hashlib.sha256(b"marketflow_pool").digest()))
         for program in (self.ledger, self.market):
             self.svm.add_program(program.id, program.binary)
-        self.now_s, self.rounds = GENESIS_S + 100, 0
+        self.now_s, self.rounds = self.start_s, 0
         self.set_clock(self.now_s)
-        self.payer, self.controller, self.signer, self.maker = (self._key(name) for name in ("payer", "controller", "signer", "maker"))
+        self.payer, self.controller, self.signer, self.maker = (
+            self._key(name) for name in ("payer", "controller", "signer", "maker")
+        )
         self.guardians = guardian_keys(3)
         self.quote_mint, self.base_mint, self.reward_mint = (
-            self.mint(name, decimals) for name, decimals in (("quote", 6), ("base", 9), ("reward", 9))
+            self.mint(name, decimals) for name, decimals in (("quote", 6), ("base", self.base_decimals), ("reward", 9))
         )
-        self.base_source, self.quote_source = (Pubkey.from_bytes(hashlib.sha256(word).digest()) for word in (b"feed base", b"feed quote"))
+        self.base_source, self.quote_source = (
+            Pubkey.from_bytes(hashlib.sha256(word).digest()) for word in (b"feed base", b"feed quote")
+        )
         self.outbox = bytes(range(20))
         self.config = self.types["Config"](**(self._config() | self.config_changes))
         self.protocol = self.ledger.protocol(self.config)
@@ -143,12 +160,12 @@ class World:
         meta = result.meta() if failed else result
         logs = meta.logs()
         events = [] if failed else [e for p in (self.ledger, self.market) for e in p.events(logs)]
-        return Sent(self._error(result.err(), instructions) if failed else "", logs, meta.compute_units_consumed(), events)
+        return Sent(self._error(result.err(), logs) if failed else "", logs, meta.compute_units_consumed(), events)
 
-    def _error(self, error: Any, instructions: Sequence[Instruction]) -> str:
-        """The program's name for it; a number of the pool passes through the ledger under the ledger's numbers."""
-        code = getattr(getattr(error, "err", None), "code", None)
-        return str(getattr(error, "err", error)) if code is None or code < 6000 else self.ledger.error(code).name
+    def _error(self, error: Any, logs: Sequence[str]) -> str:
+        """The name of the error of the program that refused, or what the runtime says."""
+        found = failure(logs, self.ledger, self.market)
+        return found.name if found else str(getattr(error, "err", error))
 
     def mint(self, name: str, decimals: int) -> Pubkey:
         """Makes a mint whose authority is the payer."""
@@ -179,7 +196,9 @@ class World:
 
     def mint_to(self, account: Pubkey, mint: Pubkey, amount: int) -> None:
         """Mints tokens into an account."""
-        params = MintToParams(program_id=TOKEN_PROGRAM, mint=mint, dest=account, mint_authority=self.payer.pubkey(), amount=amount)
+        params = MintToParams(
+            program_id=TOKEN_PROGRAM, mint=mint, dest=account, mint_authority=self.payer.pubkey(), amount=amount
+        )
         made = self.send(mint_to(params))
         assert made.error == "", made.logs
 
@@ -213,7 +232,9 @@ class World:
 
     def feed(self, source: Pubkey, **changes: Any) -> Any:
         """A Chainlink feed that may be an hour old."""
-        fields = dict(source=source, kind=1, max_age_s=3600, max_confidence_bps=100, decimals=8, least_e8=1, most_e8=10**14)
+        fields = dict(
+            source=source, kind=1, max_age_s=3600, max_confidence_bps=100, decimals=8, least_e8=1, most_e8=10**14
+        )
         return self.types["Feed"](**(fields | changes))
 
     def _config(self) -> dict[str, Any]:
@@ -257,7 +278,9 @@ class World:
             signatures.append(self.types["Signature"](guardian=number, recovery_id=signed.v - 27, signature=list(rs)))
         return self.types["Decision"](expires_s=expires_s, signatures=signatures)
 
-    def decided(self, name: str, *args: Any, subject: str = "vault", known: dict[str, Pubkey] | None = None, **how: Any) -> Instruction:
+    def decided(
+        self, name: str, *args: Any, subject: str = "vault", known: dict[str, Pubkey] | None = None, **how: Any
+    ) -> Instruction:
         """An instruction by decision, attested."""
         known = self.known | (known or {})
         empty = self.types["Decision"](expires_s=0, signatures=[])
@@ -326,7 +349,7 @@ class World:
 
     def make_market(self, quote: int, fee_bps: int = 5) -> Sent:
         """A pool at the feeds' price, so deep."""
-        base = quote * TOKEN * self.quote_price_e8 // (self.base_price_e8 * QUOTE)
+        base = quote * 10**self.base_decimals * self.quote_price_e8 // (self.base_price_e8 * QUOTE)
         known = self.market.known(self.maker.pubkey(), self.quote_mint, self.base_mint) | {"payer": self.payer.pubkey()}
         known |= {
             "quote_source": self.wallet("quote", self.maker.pubkey(), quote),
@@ -341,7 +364,11 @@ class World:
     def move_market(self) -> None:
         """The arbitrageur: the pool's reserves follow the feeds, at the same depth in quote."""
         quote = self.balance(self.known["pool_quote"])
-        base = quote * TOKEN * self.quote_price_e8 // (self.base_price_e8 * QUOTE)
+        base = quote * 10**self.base_decimals * self.quote_price_e8 // (self.base_price_e8 * QUOTE)
+        self.set_reserves(quote, base)
+
+    def set_reserves(self, quote: int, base: int) -> None:
+        """The pool has that much of both."""
         for name, amount in (("pool_quote", quote), ("pool_base", base)):
             stored = self.svm.get_account(self.known[name])
             data = bytearray(stored.data)
@@ -357,7 +384,15 @@ class World:
         )  # fmt: skip
         return self.types["Order"](**(fields | changes))
 
-    def trade(self, amount_in: int, *, is_buy: bool, signer: Keypair | None = None, known: dict[str, Pubkey] | None = None, **changes: Any) -> Sent:
+    def trade(
+        self,
+        amount_in: int,
+        *,
+        is_buy: bool,
+        signer: Keypair | None = None,
+        known: dict[str, Pubkey] | None = None,
+        **changes: Any,
+    ) -> Sent:
         """The agent trades."""
         signer = signer or self.signer
         known = self.known | {"signing_key": signer.pubkey()} | (known or {})

@@ -2,7 +2,7 @@
 #ifndef GENERATED_LEDGER_H
 #define GENERATED_LEDGER_H
 
-/* What instructions, accounts and events begin with: eight bytes, as a number in the machine's order. */
+/* What instructions, accounts and events begin with: eight bytes, as a little-endian number. */
 #define IX_INITIALISE 0x7619f7d7eb76c6a2UL
 #define IX_REGISTER_AGENT 0x1eaf7102c3429d87UL
 #define IX_SET_SIGNING_KEY 0xa75691b64c98e783UL

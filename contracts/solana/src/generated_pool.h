@@ -2,7 +2,7 @@
 #ifndef GENERATED_POOL_H
 #define GENERATED_POOL_H
 
-/* What instructions, accounts and events begin with: eight bytes, as a number in the machine's order. */
+/* What instructions, accounts and events begin with: eight bytes, as a little-endian number. */
 #define IX_CREATE_POOL 0xbc4068cf8ed192e9UL
 #define IX_ADD_LIQUIDITY 0x4834b68f43599db5UL
 #define IX_REMOVE_LIQUIDITY 0x6cb1ce1848d15550UL

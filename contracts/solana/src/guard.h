@@ -80,11 +80,15 @@ static NOINLINE int worst_profit(const Measure *m, u64 unit_price, u64 peak, i64
     return to_i64(min_u64(worst, now), &value) && add_i64(value, v->net_flow, to);
 }
 
+/* Nobody chooses among the prices that are fresh enough: what was published before the newest that the vault has used is
+ * no price. */
 static NOINLINE void read_prices(Measure *m, const Account *base_feed, const Account *quote_feed) {
-    const Manifest *manifest = &m->vault->manifest;
-    m->is_quote_healthy = read_price(quote_feed, &m->config->quote_feed, m->config, m->now_s, &m->quote);
+    const Vault *v = m->vault;
+    m->is_quote_healthy = read_price(quote_feed, &m->config->quote_feed, m->config, m->now_s, &m->quote) &&
+                          m->quote.published_s >= v->last_quote_s;
     m->price_e8 = 0;
-    if (m->is_quote_healthy && read_price(base_feed, &manifest->feed, m->config, m->now_s, &m->base)) {
+    if (m->is_quote_healthy && read_price(base_feed, &v->manifest.feed, m->config, m->now_s, &m->base) &&
+        m->base.published_s >= v->last_base_s) {
         if (!mul_div_down(m->base.price_e8, 100000000UL, m->quote.price_e8, &m->price_e8)) m->price_e8 = 0;
     }
 }
@@ -128,7 +132,10 @@ static NOINLINE void persist(Measure *m) {
     Vault *v = m->vault;
     Guard *g = &v->guard;
     if (today(m) != g->day) {
-        rolled(m, &g->before_today, &g->before_yesterday);
+        u64 before_today, before_yesterday;
+        rolled(m, &before_today, &before_yesterday);
+        g->before_today = before_today;
+        g->before_yesterday = before_yesterday;
         g->day = today(m);
         g->trades_today = 0;
         g->turnover_today = 0;
@@ -140,7 +147,11 @@ static NOINLINE void persist(Measure *m) {
         g->peak = m->peak;
         g->last_unit_price = m->unit_price;
     }
-    if (m->price_e8) v->last_price_e8 = m->price_e8;
+    if (m->is_quote_healthy) v->last_quote_s = m->quote.published_s;
+    if (m->price_e8) {
+        v->last_price_e8 = m->price_e8;
+        v->last_base_s = m->base.published_s;
+    }
     g->reasons = m->reasons;
 }
 
@@ -152,7 +163,7 @@ static NOINLINE u64 sync(Measure *m, const Account *base_feed, const Account *qu
     if (m->is_priced) observe(r, m->config, m->now_s, m->profit);
     if (!is_settled(r, m->config, m->now_s)) m->reasons |= UNSETTLED;
     u64 needed, held;
-    CHECK(required(r, m->vault->manifest.reward_rate, m->worst_profit, &needed), OVERFLOW);
+    needed = required(r, m->vault->manifest.reward_rate, m->worst_profit);
     CHECK(add_u64(r->unvested, r->vested, &held) && add_u64(held, m->agent->bond, &held), OVERFLOW);
     if (held < needed) m->reasons |= COLLATERAL;
     persist(m);

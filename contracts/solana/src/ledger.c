@@ -297,7 +297,7 @@ static NOINLINE u64 excess_of(Measure *m, const Account *base_feed, const Accoun
         m->unit_price = v->guard.last_unit_price;
     }
     CHECK(worst_profit(m, m->unit_price, v->guard.peak, &worst), OVERFLOW);
-    CHECK(required(r, v->manifest.reward_rate, worst, &needed), OVERFLOW);
+    needed = required(r, v->manifest.reward_rate, worst);
     CHECK(add_u64(r->unvested, r->vested, &held) && add_u64(held, m->agent->bond, &held), OVERFLOW);
     *to = sub_or_0(held, needed);
     return 0;
@@ -376,15 +376,13 @@ typedef struct {
 static NOINLINE u64 check_last_vault(const Context *c, Party *x, u64 at) {
     Measure m;
     i64 worst;
-    u64 debt;
     if (is_zero(&x->agent->vault)) return 0; /* there is none yet: the account is not looked at */
     CHECK(is_same(&x->agent->vault, c->a[at].key), WRONG_ADDRESS);
     TRY(load_vault(c, 0, at, FALSE, &x->vault));
     measure_of(c, x, &m);
     const Reward *r = &x->vault->reward;
     CHECK(worst_profit(&m, x->vault->guard.last_unit_price, x->vault->guard.peak, &worst), OVERFLOW);
-    CHECK(required(r, 1, worst, &debt), OVERFLOW);
-    CHECK(!r->is_live && !r->is_pending && debt == 0, AGENT_BUSY);
+    CHECK(!r->is_live && !r->is_pending && r->credited <= worst, AGENT_BUSY);
     return 0;
 }
 

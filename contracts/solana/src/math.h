@@ -7,6 +7,7 @@
 
 #define BPS 10000UL
 #define I64_MAX 0x7fffffffffffffffL
+#define U64_MAX 0xffffffffffffffffUL
 
 typedef struct {
     u64 low, high;

@@ -49,12 +49,13 @@ static NOINLINE void observe(Reward *r, const Config *c, i64 now_s, i64 profit) 
     if (profit > r->window_highest) r->window_highest = profit;
 }
 
-/* Wei that the worst case would take back. */
-static NOINLINE int required(const Reward *r, u64 rate, i64 worst, u64 *to) {
+/* Wei that the worst case would take back; all there can be when it is more than that. */
+static NOINLINE u64 required(const Reward *r, u64 rate, i64 worst) {
     i64 exposed;
-    *to = 0;
-    if (!sub_i64(r->credited, worst, &exposed)) return FALSE;
-    return exposed <= 0 || mul_u64(rate, (u64)exposed, to);
+    u64 wei;
+    if (r->credited <= worst) return 0;
+    if (!sub_i64(r->credited, worst, &exposed) || !mul_u64(rate, (u64)exposed, &wei)) return U64_MAX;
+    return wei;
 }
 
 static u64 newly_vested(const Reward *r, i64 now_s, u64 *to) {

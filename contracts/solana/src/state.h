@@ -135,6 +135,7 @@ typedef struct {
     u64 quote_unit; /* of one quote token */
     u64 quote_held, base_held, units;
     u64 last_price_e8; /* of the base token in quote tokens */
+    i64 last_base_s, last_quote_s; /* when the newest prices used so far were published: an older one is none */
     i64 net_flow;      /* recalled less allocated */
     i64 emptied_s, retired_s; /* 0: never */
     u64 nonce;     /* the next order's */
@@ -144,7 +145,7 @@ typedef struct {
     Reward reward;
     u8 bump, reserved[7];
 } Vault;
-SIZE_CHECK(Vault, 8 + 64 + 288 + 64 + 11 * 8 + 32 + 104 + 112 + 8);
+SIZE_CHECK(Vault, 8 + 64 + 288 + 64 + 13 * 8 + 32 + 104 + 112 + 8);
 
 /* What is the agent's wish. */
 typedef struct {
