@@ -1,8 +1,8 @@
 """The same strategy on the same prices, settled on an EVM and on Solana: the same books, ledger, results and rewards.
 
-The EVM's side is the real protocol on Uniswap v3. What its market pays is the only thing that another market would do
-otherwise, so the pool on Solana is given reserves that pay the same, and everything else is each chain's own: prices from
-its feeds, the guard, the account, what is paid. The two round differently, and by no more than this:
+The EVM's side is the real protocol on Uniswap v3. What its market pays is the only thing that another market would
+do otherwise, so the pool on Solana is given reserves that pay the same, and everything else is each chain's own: prices
+from its feeds, the guard, the account, what is paid. The two round differently, and by no more than this:
 
     a value         two base units of quote: prices have 8 decimals here and 18 there
     a unit price    3e-9 of it: 9 decimals here and 18 there
@@ -42,22 +42,26 @@ class Twins:
         self.s: Strategy = evm.deploy_strategy(assets=("BTC",))
         limits = {"max_" + k[4:] if k.startswith("max_") else k: v for k, v in vars_of(LIMITS).items()}
         changes = {
-            "genesis_s": evm.first_epoch_s, "epoch_length_s": EVM_EPOCH_S, "window_length_s": EVM_WINDOW_S,
-            "vesting_s": VESTING_S, "slippage_decay_s": RULES.slippage_decay_s, "max_reward_rate": 10**4,
+            "genesis_s": evm.first_epoch_s,
+            "epoch_length_s": EVM_EPOCH_S,
+            "window_length_s": EVM_WINDOW_S,
+            "vesting_s": VESTING_S,
+            "slippage_decay_s": RULES.slippage_decay_s,
+            "max_reward_rate": 10**4,
             "min_bond": 1000 * TOKEN,
             # The auction's largest discount and the gap, one after the other, rounded up.
             "gap_allowance_bps": 975 + 1,
-        }  # fmt: skip
-        self.sol = World(
-            base_price_e8=60_000 * 10**8, base_decimals=8, start_s=evm.now_s(), config_changes=changes
-        )
+        }
+        self.sol = World(base_price_e8=60_000 * 10**8, base_decimals=8, start_s=evm.now_s(), config_changes=changes)
         self.sol.config.ceilings = self.sol.types["Limits"](**vars_of(CEILINGS))
         self.sol.protocol = self.sol.ledger.protocol(self.sol.config)
         self.sol.known |= self.sol.ledger.known(self.sol.protocol)
         self.sol.known["agent"] = self.sol.ledger.agent(self.sol.protocol, self.sol.controller.pubkey())
         manifest = {
-            "limits": limits, "reward_rate": REWARD_RATE // DECIMALS, "reward_cap": 5_000 * TOKEN,
-        }  # fmt: skip
+            "limits": limits,
+            "reward_rate": REWARD_RATE // DECIMALS,
+            "reward_cap": 5_000 * TOKEN,
+        }
         steps = (
             self.sol.initialise,
             lambda: self.sol.register(bond=50_000 * TOKEN),
@@ -106,9 +110,11 @@ class Twins:
         guard = self.evm.view(self.s.vault.functions.guard())
         assert vault.guard.reasons == guard.reasons & COMMON
         for ours, theirs in (
-            (vault.guard.last_unit_price, guard.lastUnitPrice), (vault.guard.peak, guard.peak),
-            (vault.guard.before_today, guard.beforeToday), (vault.guard.before_yesterday, guard.beforeYesterday),
-        ):  # fmt: skip
+            (vault.guard.last_unit_price, guard.lastUnitPrice),
+            (vault.guard.peak, guard.peak),
+            (vault.guard.before_today, guard.beforeToday),
+            (vault.guard.before_yesterday, guard.beforeYesterday),
+        ):
             assert abs(ours * 10**9 - theirs) <= UNIT_PRICE_PARTS * 10**9, (vault.guard, guard)
         assert vault.guard.trades_today == guard.tradesToday
         assert abs(vault.guard.turnover_today - guard.turnoverToday) <= VALUE_UNITS * max(1, guard.tradesToday)
@@ -144,7 +150,7 @@ class Twins:
 
 def vars_of(limits: Any) -> dict[str, int]:
     """Limits by name."""
-    names = [name for name in CEILINGS.__dataclass_fields__]
+    names = list(CEILINGS.__dataclass_fields__)
     return {name: getattr(limits, name) for name in names}
 
 

@@ -19,7 +19,7 @@ from spl.token.instructions import (
     SetAuthorityParams,
     approve,
     set_authority,
-)  # fmt: skip
+)
 
 from agents.solana_program import SYSTEM_PROGRAM, TOKEN_PROGRAM
 from tests.solana.world import (
@@ -33,7 +33,7 @@ from tests.solana.world import (
     guardian_keys,
     price_update,
     transmissions,
-)  # fmt: skip
+)
 
 DUPLICATE = "InstructionErrorFieldless.InvalidArgument"
 BUY = 1_000 * QUOTE
@@ -368,8 +368,13 @@ def test_an_order_that_is_wrong_in_one_field_is_refused(world: World, change: di
 
 def test_data_of_another_size_or_beginning_is_refused(world: World) -> None:
     good = world.ledger.instruction("trade", world.known, world.order(BUY, is_buy=True))
-    for data, error in ((good.data[:-1], "Malformed"), (good.data + b"\0", "Malformed"), (b"", "UnknownInstruction"),
-                        (bytes(8) + good.data[8:], "UnknownInstruction"), (good.data[:7], "UnknownInstruction")):  # fmt: skip
+    for data, error in (
+        (good.data[:-1], "Malformed"),
+        (good.data + b"\0", "Malformed"),
+        (b"", "UnknownInstruction"),
+        (bytes(8) + good.data[8:], "UnknownInstruction"),
+        (good.data[:7], "UnknownInstruction"),
+    ):
         refused(
             world,
             lambda data=data: world.send(
@@ -404,9 +409,9 @@ PRICES: dict[str, tuple[Callable[[World], bytes], Pubkey]] = {
     "another layout": (lambda w: transmissions([(9, w.now_s, 2_000 * 10**8)], version=1), CHAINLINK),
     "other decimals": (lambda w: transmissions([(9, w.now_s, 2_000 * 10**8)], decimals=9), CHAINLINK),
     "an account of the agent's": (lambda w: transmissions([(9, w.now_s, 2_000 * 10**8)]), SYSTEM_PROGRAM),
-    "a truncated account": (lambda w: transmissions([(9, w.now_s, 2_000 * 10**8)])[:-40 * 8], CHAINLINK),
+    "a truncated account": (lambda w: transmissions([(9, w.now_s, 2_000 * 10**8)])[: -40 * 8], CHAINLINK),
     "an empty account": (lambda w: b"", CHAINLINK),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PRICES)
@@ -448,8 +453,14 @@ def pyth() -> World:
     world.known["base_feed"] = world.base_source
     feed = world.feed(Pubkey.from_bytes(BASE_ID), kind=2, max_age_s=60, max_confidence_bps=50)
     world.put(world.base_source, price_update(BASE_ID, 2_000 * 10**8, world.now_s, confidence=10 * 10**8), PYTH)
-    steps = (world.initialise, world.register, lambda: world.fund_rewards(10**5 * TOKEN), lambda: world.open_vault(feed=feed),
-             lambda: world.allocate(10_000 * QUOTE), lambda: world.make_market(10**6 * QUOTE))  # fmt: skip
+    steps = (
+        world.initialise,
+        world.register,
+        lambda: world.fund_rewards(10**5 * TOKEN),
+        lambda: world.open_vault(feed=feed),
+        lambda: world.allocate(10_000 * QUOTE),
+        lambda: world.make_market(10**6 * QUOTE),
+    )
     assert [step().error for step in steps] == [""] * 6
     return world
 
@@ -595,12 +606,20 @@ def test_a_manifest_beyond_the_constitution_is_refused_whoever_signed_it(change:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"threshold": 0}, "BadConfig"), ({"threshold": 4}, "BadConfig"), ({"guardian_count": 2}, "BadConfig"),
-        ({"guardian_count": 17}, "BadConfig"), ({"window_length_s": EPOCH_S}, "BadConfig"), ({"vesting_s": 0}, "BadConfig"),
-        ({"genesis_s": -1}, "BadConfig"), ({"reserved": [0, 1]}, "BadConfig"), ({"gap_allowance_bps": 10_001}, "BadConfig"),
-        ({"slippage_decay_s": 0}, "BadConfig"), ({"max_reward_rate": 0}, "BadConfig"), ({"max_unsettled": 0}, "BadConfig"),
+        ({"threshold": 0}, "BadConfig"),
+        ({"threshold": 4}, "BadConfig"),
+        ({"guardian_count": 2}, "BadConfig"),
+        ({"guardian_count": 17}, "BadConfig"),
+        ({"window_length_s": EPOCH_S}, "BadConfig"),
+        ({"vesting_s": 0}, "BadConfig"),
+        ({"genesis_s": -1}, "BadConfig"),
+        ({"reserved": [0, 1]}, "BadConfig"),
+        ({"gap_allowance_bps": 10_001}, "BadConfig"),
+        ({"slippage_decay_s": 0}, "BadConfig"),
+        ({"max_reward_rate": 0}, "BadConfig"),
+        ({"max_unsettled": 0}, "BadConfig"),
     ],
-)  # fmt: skip
+)
 def test_a_configuration_that_contradicts_itself_is_refused(change: dict[str, Any], error: str) -> None:
     assert World(config_changes=change).initialise().error == error
 
@@ -629,25 +648,46 @@ def test_nobody_but_the_program_moves_or_delegates_what_the_vault_has(world: Wor
     thief = world._key("thief")
     owner = world.known["vault"]
     attempts = (
-        approve(ApproveParams(program_id=TOKEN_PROGRAM, source=world.known["vault_quote"], delegate=thief.pubkey(), owner=owner, amount=1)),
-        set_authority(SetAuthorityParams(program_id=TOKEN_PROGRAM, account=world.known["vault_quote"], authority=AuthorityType.ACCOUNT_OWNER, current_authority=owner, new_authority=thief.pubkey())),
-    )  # fmt: skip
+        approve(
+            ApproveParams(
+                program_id=TOKEN_PROGRAM,
+                source=world.known["vault_quote"],
+                delegate=thief.pubkey(),
+                owner=owner,
+                amount=1,
+            )
+        ),
+        set_authority(
+            SetAuthorityParams(
+                program_id=TOKEN_PROGRAM,
+                account=world.known["vault_quote"],
+                authority=AuthorityType.ACCOUNT_OWNER,
+                current_authority=owner,
+                new_authority=thief.pubkey(),
+            )
+        ),
+    )
     for attempt in attempts:
         metas = [AccountMeta(meta.pubkey, False, meta.is_writable) for meta in attempt.accounts]
-        refused(
-            world,
-            lambda i=Instruction(attempt.program_id, attempt.data, metas): world.send(i),
-            "InstructionErrorFieldless.MissingRequiredSignature",
-        )
+        unsigned = Instruction(attempt.program_id, attempt.data, metas)
+        refused(world, lambda i=unsigned: world.send(i), "InstructionErrorFieldless.MissingRequiredSignature")
 
 
 # --- sums that do not fit
 
 
-def test_a_price_that_makes_the_value_too_large_fails_and_recall_still_works(world: World) -> None:
-    assert world.trade(BUY, is_buy=True).error == ""
-    world.publish(base_e8=10**14)
-    assert world.call("observe").error == ""  # within 64 bits: capital of this size is far from the end of them
+def test_capital_beyond_what_the_sums_hold_is_refused_and_the_rest_works_and_can_leave(world: World) -> None:
+    supply = int.from_bytes(world.svm.get_account(world.quote_mint).data[36:44], "little")
+    world.mint_to(world.known["treasury"], world.quote_mint, 2**64 - 1 - supply)
+    for amount in (2**63, 2**63 - 1, 2**64 - 1):
+        refused(world, lambda amount=amount: world.decide("allocate", amount), "Overflow")
+    assert world.decide("allocate", 2**62).error == ""
+    # What the worst case would take back has more than 64 bits: more than anybody has, so the vault may only reduce.
+    assert world.call("observe").error == ""
+    assert world.state("vault").guard.reasons == 4
+    known = {"from": world.known["vault_quote"], "to": world.known["treasury"]}
+    assert world.decide("recall", 2**64 - 1, 0, known=known).error == ""
+    assert world.state("vault").quote_held == 0
 
 
 def test_a_bond_of_all_tokens_there_can_be_does_not_overflow(world: World) -> None:

@@ -29,7 +29,7 @@ from spl.token.instructions import (
     initialize_account,
     initialize_mint,
     mint_to,
-)  # fmt: skip
+)
 
 from agents.solana_program import TOKEN_PROGRAM, Event, Ledger, Pool, failure
 
@@ -37,11 +37,18 @@ GENESIS_S = 1_790_000_000 // 86400 * 86400
 EPOCH_S, WINDOW_S, VESTING_S = 7200, 600, 30 * 86400
 CHAINLINK = Pubkey.from_string("HEvSKofvBgfaexv23kMabbYqxasxU3mQ4ibBMEmJWHny")
 PYTH = Pubkey.from_string("rec5EKMGg6MxZYaMdyBfgwp4d5rB9T1VQH5pJv5LtFJ")
-CEILINGS = dict(
-    max_position_bps=8000, max_trade_slippage_bps=100, max_cumulative_slippage_bps=400, max_reduce_slippage_bps=300,
-    max_reduce_cumulative_slippage_bps=1000, max_trades_per_day=50, max_daily_turnover_bps=30000,
-    max_daily_loss_bps=500, max_drawdown_bps=1000, hard_drawdown_bps=2000,
-)  # fmt: skip
+CEILINGS = {
+    "max_position_bps": 8000,
+    "max_trade_slippage_bps": 100,
+    "max_cumulative_slippage_bps": 400,
+    "max_reduce_slippage_bps": 300,
+    "max_reduce_cumulative_slippage_bps": 1000,
+    "max_trades_per_day": 50,
+    "max_daily_turnover_bps": 30000,
+    "max_daily_loss_bps": 500,
+    "max_drawdown_bps": 1000,
+    "hard_drawdown_bps": 2000,
+}
 QUOTE, TOKEN = 10**6, 10**9
 ARTEFACT, EXPLAINED, OBSERVED = (
     hashlib.sha256(word).digest() for word in (b"artefact", b"explanation", b"observation")
@@ -51,7 +58,7 @@ UNITS_LIMIT = 1_400_000
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a transaction. `error`: the program's name for it, or what the runtime says; "" when it went well."""
+    """What became of a transaction. `error`: the program's name for it, or what the runtime says; "" when it went well"""
 
     error: str
     logs: list[str]
@@ -84,8 +91,15 @@ def transmissions(
     return kind + bytes(header) + b"".join(ring)
 
 
-def price_update(feed_id: bytes, price: int, published_s: int, *, confidence: int = 0, exponent: int = -8,
-                 verification: bytes = b"\x01") -> bytes:  # fmt: skip
+def price_update(
+    feed_id: bytes,
+    price: int,
+    published_s: int,
+    *,
+    confidence: int = 0,
+    exponent: int = -8,
+    verification: bytes = b"\x01",
+) -> bytes:
     """A Pyth account."""
     message = feed_id + struct.pack(
         "<qQiqqqQ", price, confidence, exponent, published_s, published_s, price, confidence
@@ -103,9 +117,9 @@ class World:
     base_decimals: int = 9
     start_s: int = GENESIS_S + 100
     config_changes: dict[str, Any] = field(default_factory=dict)
+    svm: LiteSVM = field(default_factory=lambda: LiteSVM().with_blockhash_check(False).with_transaction_history(0))
 
     def __post_init__(self) -> None:
-        self.svm = LiteSVM().with_blockhash_check(False).with_transaction_history(0)
         self.ledger = Ledger(Pubkey.from_bytes(hashlib.sha256(b"marketflow_ledger").digest()))
         self.market = Pool(Pubkey.from_bytes(hashlib.sha256(b"marketflow_pool").digest()))
         for program in (self.ledger, self.market):
@@ -126,11 +140,17 @@ class World:
         self.config = self.types["Config"](**(self._config() | self.config_changes))
         self.protocol = self.ledger.protocol(self.config)
         self.known = self.ledger.known(self.protocol) | {
-            "payer": self.payer.pubkey(), "quote_mint": self.quote_mint, "reward_mint": self.reward_mint,
-            "base_mint": self.base_mint, "controller": self.controller.pubkey(), "signing_key": self.signer.pubkey(),
-            "base_feed": self.base_source, "quote_feed": self.quote_source, "venue": self.market.id,
+            "payer": self.payer.pubkey(),
+            "quote_mint": self.quote_mint,
+            "reward_mint": self.reward_mint,
+            "base_mint": self.base_mint,
+            "controller": self.controller.pubkey(),
+            "signing_key": self.signer.pubkey(),
+            "base_feed": self.base_source,
+            "quote_feed": self.quote_source,
+            "venue": self.market.id,
             "agent": self.ledger.agent(self.protocol, self.controller.pubkey()),
-        }  # fmt: skip
+        }
         self.publish()
 
     @property
@@ -169,14 +189,30 @@ class World:
 
     def mint(self, name: str, decimals: int) -> Pubkey:
         """Makes a mint whose authority is the payer."""
-        key = self._key(f"mint {name}")
+        self._key(f"mint {name}")
         rent = self.svm.minimum_balance_for_rent_exemption(82)
         key2 = Keypair.from_seed(hashlib.sha256(f"mint account {name}".encode()).digest())
         made = self.send(
-            create_account(CreateAccountParams(from_pubkey=self.payer.pubkey(), to_pubkey=key2.pubkey(), lamports=rent, space=82, owner=TOKEN_PROGRAM)),
-            initialize_mint(InitializeMintParams(decimals=decimals, program_id=TOKEN_PROGRAM, mint=key2.pubkey(), mint_authority=self.payer.pubkey(), freeze_authority=None)),
+            create_account(
+                CreateAccountParams(
+                    from_pubkey=self.payer.pubkey(),
+                    to_pubkey=key2.pubkey(),
+                    lamports=rent,
+                    space=82,
+                    owner=TOKEN_PROGRAM,
+                )
+            ),
+            initialize_mint(
+                InitializeMintParams(
+                    decimals=decimals,
+                    program_id=TOKEN_PROGRAM,
+                    mint=key2.pubkey(),
+                    mint_authority=self.payer.pubkey(),
+                    freeze_authority=None,
+                )
+            ),
             signers=[key2],
-        )  # fmt: skip
+        )
         assert made.error == "", made.logs
         return key2.pubkey()
 
@@ -185,9 +221,19 @@ class World:
         key = Keypair.from_seed(hashlib.sha256(f"token {name}".encode()).digest())
         rent = self.svm.minimum_balance_for_rent_exemption(165)
         instructions = [
-            create_account(CreateAccountParams(from_pubkey=self.payer.pubkey(), to_pubkey=key.pubkey(), lamports=rent, space=165, owner=TOKEN_PROGRAM)),
-            initialize_account(InitializeAccountParams(program_id=TOKEN_PROGRAM, account=key.pubkey(), mint=mint, owner=owner)),
-        ]  # fmt: skip
+            create_account(
+                CreateAccountParams(
+                    from_pubkey=self.payer.pubkey(),
+                    to_pubkey=key.pubkey(),
+                    lamports=rent,
+                    space=165,
+                    owner=TOKEN_PROGRAM,
+                )
+            ),
+            initialize_account(
+                InitializeAccountParams(program_id=TOKEN_PROGRAM, account=key.pubkey(), mint=mint, owner=owner)
+            ),
+        ]
         made = self.send(*instructions, signers=[key])
         assert made.error == "", made.logs
         if amount:
@@ -232,45 +278,88 @@ class World:
 
     def feed(self, source: Pubkey, **changes: Any) -> Any:
         """A Chainlink feed that may be an hour old."""
-        fields = dict(
-            source=source, kind=1, max_age_s=3600, max_confidence_bps=100, decimals=8, least_e8=1, most_e8=10**14
-        )
+        fields = {
+            "source": source,
+            "kind": 1,
+            "max_age_s": 3600,
+            "max_confidence_bps": 100,
+            "decimals": 8,
+            "least_e8": 1,
+            "most_e8": 10**14,
+        }
         return self.types["Feed"](**(fields | changes))
 
     def _config(self) -> dict[str, Any]:
         guardians = [list(bytes.fromhex(key.address[2:])) for key in self.guardians]
-        return dict(
-            evm_chain_id=31337, outbox=list(self.outbox), threshold=2, guardian_count=3, reserved=[0, 0],
-            guardians=guardians + [[0] * 20] * (16 - len(guardians)), quote_mint=self.quote_mint, reward_mint=self.reward_mint,
-            chainlink=CHAINLINK, pyth=PYTH, quote_feed=self.feed(self.quote_source, least_e8=98 * 10**6, most_e8=102 * 10**6),
-            genesis_s=GENESIS_S, epoch_length_s=EPOCH_S, window_length_s=WINDOW_S, vesting_s=VESTING_S, max_unsettled=3,
-            budget_per_epoch=10**6 * TOKEN, max_reward_rate=10**6, min_bond=100 * TOKEN, slippage_decay_s=86400,
-            gap_allowance_bps=500, ceilings=self.types["Limits"](**CEILINGS),
-        )  # fmt: skip
+        return {
+            "evm_chain_id": 31337,
+            "outbox": list(self.outbox),
+            "threshold": 2,
+            "guardian_count": 3,
+            "reserved": [0, 0],
+            "guardians": guardians + [[0] * 20] * (16 - len(guardians)),
+            "quote_mint": self.quote_mint,
+            "reward_mint": self.reward_mint,
+            "chainlink": CHAINLINK,
+            "pyth": PYTH,
+            "quote_feed": self.feed(self.quote_source, least_e8=98 * 10**6, most_e8=102 * 10**6),
+            "genesis_s": GENESIS_S,
+            "epoch_length_s": EPOCH_S,
+            "window_length_s": WINDOW_S,
+            "vesting_s": VESTING_S,
+            "max_unsettled": 3,
+            "budget_per_epoch": 10**6 * TOKEN,
+            "max_reward_rate": 10**6,
+            "min_bond": 100 * TOKEN,
+            "slippage_decay_s": 86400,
+            "gap_allowance_bps": 500,
+            "ceilings": self.types["Limits"](**CEILINGS),
+        }
 
     def manifest(self, **changes: Any) -> Any:
         """A strategy of the world's agent on the world's market, within the ceilings."""
         limits = self.types["Limits"](**(CEILINGS | changes.pop("limits", {})))
-        fields = dict(
-            artefact_hash=list(ARTEFACT), agent=self.known["agent"], base_mint=self.base_mint,
-            feed=self.feed(self.base_source), venue=self.market.id,
-            pool=self.market.known(self.maker.pubkey(), self.quote_mint, self.base_mint)["pool"],
-            limits=limits, reward_rate=10**4, reward_cap=10**4 * TOKEN, salt=0,
-        )  # fmt: skip
+        fields = {
+            "artefact_hash": list(ARTEFACT),
+            "agent": self.known["agent"],
+            "base_mint": self.base_mint,
+            "feed": self.feed(self.base_source),
+            "venue": self.market.id,
+            "pool": self.market.known(self.maker.pubkey(), self.quote_mint, self.base_mint)["pool"],
+            "limits": limits,
+            "reward_rate": 10**4,
+            "reward_cap": 10**4 * TOKEN,
+            "salt": 0,
+        }
         return self.types["Manifest"](**(fields | changes))
 
-    def attest(self, instruction: Instruction, subject: Pubkey, *, kind: int = 0, nonce: int | None = None, expires_s: int | None = None,
-               signers: Sequence[int] = (0, 1), payload: bytes | None = None) -> Any:  # fmt: skip
+    def attest(
+        self,
+        instruction: Instruction,
+        subject: Pubkey,
+        *,
+        kind: int = 0,
+        nonce: int | None = None,
+        expires_s: int | None = None,
+        signers: Sequence[int] = (0, 1),
+        payload: bytes | None = None,
+    ) -> Any:
         """The guardians' word for an instruction that was built with an empty decision."""
         expires_s = self.now_s + 3600 if expires_s is None else expires_s
         nonce = self.state("protocol").nonce if nonce is None else nonce
         data = bytes(instruction.data)
         payload = data[:8] + bytes(subject) + data[8:-12] if payload is None else payload
         digest = keccak(
-            b"MarketFlow decision v1" + bytes([kind]) + bytes(self.ledger.id) + bytes(self.protocol)
-            + self.config.evm_chain_id.to_bytes(8, "big") + self.outbox + nonce.to_bytes(8, "big")
-            + expires_s.to_bytes(8, "big") + keccak(payload)
-        )  # fmt: skip
+            b"MarketFlow decision v1"
+            + bytes([kind])
+            + bytes(self.ledger.id)
+            + bytes(self.protocol)
+            + self.config.evm_chain_id.to_bytes(8, "big")
+            + self.outbox
+            + nonce.to_bytes(8, "big")
+            + expires_s.to_bytes(8, "big")
+            + keccak(payload)
+        )
         signatures = []
         for number in signers:
             signed = self.guardians[number].sign_message(encode_defunct(digest))
@@ -377,11 +466,17 @@ class World:
 
     def order(self, amount_in: int, *, is_buy: bool, **changes: Any) -> Any:
         """The agent's next order."""
-        fields = dict(
-            nonce=self.state("vault").nonce, deadline_s=self.now_s + 60, amount_in=amount_in, least_out=0,
-            artefact_hash=list(ARTEFACT), explanation_hash=list(EXPLAINED), observation_hash=list(OBSERVED),
-            is_buy=is_buy, reserved=[0] * 7,
-        )  # fmt: skip
+        fields = {
+            "nonce": self.state("vault").nonce,
+            "deadline_s": self.now_s + 60,
+            "amount_in": amount_in,
+            "least_out": 0,
+            "artefact_hash": list(ARTEFACT),
+            "explanation_hash": list(EXPLAINED),
+            "observation_hash": list(OBSERVED),
+            "is_buy": is_buy,
+            "reserved": [0] * 7,
+        }
         return self.types["Order"](**(fields | changes))
 
     def trade(
@@ -404,9 +499,13 @@ class World:
         """A world whose vault has capital and a market."""
         world = cls(**kwargs)
         steps = (
-            world.initialise, world.register, lambda: world.fund_rewards(10**5 * TOKEN), world.open_vault,
-            lambda: world.allocate(capital), lambda: world.make_market(10**6 * QUOTE),
-        )  # fmt: skip
+            world.initialise,
+            world.register,
+            lambda: world.fund_rewards(10**5 * TOKEN),
+            world.open_vault,
+            lambda: world.allocate(capital),
+            lambda: world.make_market(10**6 * QUOTE),
+        )
         for step in steps:
             sent = step()
             assert sent.error == "", (sent.error, sent.logs)
