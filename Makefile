@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install graph subgraph test check demo artifacts gas brownie forge lock clean report-rl \
-	page page-tools e2e bench-people deploy-campaign attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle bench-rl \
+	solana-build solana-newer test-solana demo-solana page page-tools e2e bench-people deploy-campaign attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle bench-rl \
 	bench-intervals
 
 help: ## list the verbs
@@ -54,10 +54,24 @@ check: install ## lint, artefacts up to date, dependencies consistent
 	@.venv/bin/ruff check --output-format concise .
 	@$(RUN) tools/build_artifacts.py --check
 	@$(RUN) tools/build_page.py --check
+	@$(RUN) tools/build_solana.py --check
 	@$(RUN) -m pip check
 
 demo: install $(if $(filter 1,$(GRAPH)),graph) ## run the whole circle on a local chain (DEMO_ARGS="...", GRAPH=1)
 	@.venv/bin/ape run demo $(if $(filter 1,$(GRAPH)),--graph) $(DEMO_ARGS)
+
+solana-build: install ## compile the Solana programs into agents/solana_programs/, in .venv-solana
+	@$(RUN) tools/bootstrap.py --solana
+	@$(RUN) tools/build_solana.py
+
+test-solana: install ## the Solana programs in a real runtime, beside their model
+	@$(RUN) tools/run_tests.py solana
+
+demo-solana: install ## the whole circle on a local Solana (DEMO_ARGS="...")
+	@.venv/bin/marketflow solana demo $(DEMO_ARGS)
+
+solana-newer: install ## deploy the Solana programs to newer runtimes through their loader; one story on each
+	@$(RUN) tools/solana_newer.py
 
 e2e: install page-tools ## vote in a real browser on a local chain, and run every command of the docs; pictures in out/people/
 	@$(RUN) tools/run_tests.py page people

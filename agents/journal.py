@@ -31,7 +31,7 @@ from typing import Any, Final, Self
 from agents.errors import Halted, Misconfigured, Retryable
 from oracle.chain import BlockRef
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 # How long another process may hold the file before this one gives up.
 _BUSY_TIMEOUT_S: Final = 10
 _LOCK_TRIES, _LOCK_PAUSE_S = 6, 0.05
@@ -98,6 +98,8 @@ UPDATE decisions SET state = 'sent', outcome = NULL, trade_id = NULL, detail = N
     WHERE state = 'mined' AND id IN (SELECT decision FROM transactions);
 DROP TABLE old_decisions;
 """
+# Version 2 knew only transactions that are good for ever.
+_FROM_VERSION_2 = "ALTER TABLE transactions ADD COLUMN last_valid_block_height INTEGER NOT NULL DEFAULT 0"
 # From which states a decision may come to one.
 _BEFORE: Final[Mapping[str, tuple[str, ...]]] = {
     "reviewed": ("intent",),
@@ -140,6 +142,8 @@ class Attempt:
     max_fee_wei: int = 0
     tip_wei: int = 0
     signed_at_s: int = 0
+    # On Solana: no block above this height takes it. 0: it is good until its nonce is used.
+    last_valid_block_height: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,10 +232,12 @@ class Journal:
                     f"the journal {self.path} is of version {version}, this program knows {SCHEMA_VERSION}: "
                     "use the newer program, or name another file"
                 )
-            if version < SCHEMA_VERSION:
+            if version < 2:
                 script = _FROM_VERSION_1.format(schema=_SCHEMA) if "decisions" in tables else _SCHEMA
                 for statement in script.split(";"):
                     self._execute(statement)
+            if version < SCHEMA_VERSION:
+                self._execute(_FROM_VERSION_2)
                 self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -369,7 +375,8 @@ class Journal:
                 self._add_attempt(row, Attempt(hash=transaction_hash, raw=raw, **fees))
 
     def bump(self, row: int, attempt: Attempt) -> None:
-        """Another transaction of the same decision with the same nonce, at a higher fee."""
+        """Another transaction of the same decision with the same nonce: at a higher fee, or where the last one can no
+        longer land."""
         with self.transaction():
             state = self._value("SELECT state FROM decisions WHERE id = ?", (row,)) or "missing"
             if state not in ("signed", "sent"):
@@ -377,7 +384,9 @@ class Journal:
             self._add_attempt(row, attempt)
             self._execute("UPDATE decisions SET transaction_hash = ? WHERE id = ?", (attempt.hash, row))
             self._committed.append("bumped")
-            detail = f"decision {row}: {attempt.max_fee_wei} wei at most"
+            height = attempt.last_valid_block_height
+            detail = f"good up to block height {height}" if height else f"{attempt.max_fee_wei} wei at most"
+            detail = f"decision {row}: {detail}"
             self.note(Note.BUMPED, attempt.hash, detail, at_s=attempt.signed_at_s)
 
     def sent(self, *rows: int) -> None:
@@ -640,9 +649,10 @@ class Journal:
     # Inside
 
     def _add_attempt(self, row: int, attempt: Attempt) -> None:
-        values = (attempt.hash, row, attempt.raw, attempt.max_fee_wei, attempt.tip_wei, attempt.signed_at_s)
-        self._execute("INSERT INTO transactions (hash, decision, raw, max_fee_wei, tip_wei, signed_at_s)"
-                      " VALUES (?, ?, ?, ?, ?, ?)", values)  # fmt: skip
+        values = (attempt.hash, row, attempt.raw, attempt.max_fee_wei, attempt.tip_wei, attempt.signed_at_s,
+                  attempt.last_valid_block_height)  # fmt: skip
+        self._execute("INSERT INTO transactions (hash, decision, raw, max_fee_wei, tip_wei, signed_at_s,"
+                      " last_valid_block_height) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # fmt: skip
 
     def _move(self, row: int, after: str, **columns: Any) -> None:
         allowed = _BEFORE[after]
@@ -702,7 +712,7 @@ class Journal:
         return Misconfigured(f"the journal {self.path} can't be used: {error}; name another file")
 
 
-_ATTEMPT = ("hash", "raw", "max_fee_wei", "tip_wei", "signed_at_s")
+_ATTEMPT = ("hash", "raw", "max_fee_wei", "tip_wei", "signed_at_s", "last_valid_block_height")
 _UNFINISHED = tuple(
     "id vault sequence state account account_nonce deadline_s block_number block_hash outcome trade_id".split()
 )

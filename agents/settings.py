@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     # Compare prices with the pools' before each trade.
     consensus: bool = True
 
+    # Of agents on Solana: a node, which must keep the history of transactions; the Solana CLI's keyfile of the key that
+    # trades; the most that is offered for a compute unit.
+    solana_rpc_url: SecretStr | None = None
+    solana_key_file: Path | None = None
+    max_priority_fee_micro_lamports: int = Field(default=1_000_000, ge=0)
+
     poll_s: float = Field(default=2.0, gt=0)
     rpc_timeout_s: float = Field(default=10.0, gt=0)
     # To each node; none is counted.

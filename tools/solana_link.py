@@ -6,9 +6,10 @@ clang has a back end for BPF and lld has none, so what a linker would do is done
 file offset and address agree, calls become relative to the next instruction or, of a system call, a relocation by name,
 and addresses of constants become relocations that the loader adds the program's base to.
 
-Format: https://github.com/anza-xyz/sbpf, src/elf.rs and src/elf_parser; relocation types 1, 8 and 10 of its `BpfRelocationType`.
-What version 0 can't run is refused here, because the loader would only notice when it is executed: 32-bit arithmetic of
-newer instruction sets, atomics, writable data, a system call that does not exist.
+Format: https://github.com/anza-xyz/sbpf, src/elf.rs and src/elf_parser; relocation types 1, 8 and 10 of its
+`BpfRelocationType`. What version 0 can't run is refused here, because the loader would only notice when it is executed:
+32-bit arithmetic of newer instruction sets, atomics, calls through a register, writable data, a system call that does
+not exist.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def link(obj: bytes, *, entry: str = "entrypoint") -> bytes:
         image += b"\0" * (at[index] - len(image)) + sections[index].content
     # One section: the loader takes .rodata and no other name.
     constants_at = at[constants[0]] if constants else len(image)
-    return _finish(image, start, len(text), (constants_at, len(image) - constants_at), dynamic, start + entries[0].value)
+    constants_span = (constants_at, len(image) - constants_at)
+    return _finish(image, start, len(text), constants_span, dynamic, start + entries[0].value)
 
 
 # Reading the object
@@ -145,7 +147,7 @@ def _refuse_data(section: Section, sections: list[Section], index: int) -> None:
 
 
 def _relocate(text: bytearray, relocations: list[Relocation], at: dict[int, int], code: int) -> list[tuple[int, str]]:
-    """Changes the code in place; what the loader has to do: place in the code, and the system call (empty: an address)."""
+    """Changes the code in place; what the loader has to do: place in the code, and the system call ("": an address)."""
     dynamic: list[tuple[int, str]] = []
     for relocation in sorted(relocations, key=lambda r: r.offset):
         symbol, place = relocation.symbol, relocation.offset
@@ -178,6 +180,8 @@ def _refuse_instructions(text: bytes) -> None:
             raise LinkError(f"instruction {code:#x} at {index} is of a newer set: compile with -mcpu=v2")
         if code & 7 == 4:
             raise LinkError(f"32-bit arithmetic at {index}: compile with -mcpu=v2, without alu32")
+        if code == CALLX:
+            raise LinkError(f"a call through a register at {index}: call functions by their names")
         index += 2 * INSTRUCTION if code == LDDW else INSTRUCTION
 
 
@@ -209,7 +213,9 @@ def _finish(
     sym_at = add(".dynsym", SHT_DYNSYM, symbols, string_table, 24)
     rel_at = add(".rel.dyn", SHT_REL, relocations, string_table - 2, 16)
     str_at = add(".dynstr", SHT_STRTAB, strings)
-    tags = [(17, rel_at), (18, len(relocations)), (19, 16), (6, sym_at), (11, 24), (5, str_at), (10, len(strings)), (0, 0)]
+    # A table without rows is refused: of a program that needs no relocation nothing is said of them.
+    tags = [(17, rel_at), (18, len(relocations)), (19, 16)] if relocations else []
+    tags += [(6, sym_at), (11, 24), (5, str_at), (10, len(strings)), (0, 0)]
     table = b"".join(struct.pack("<QQ", *tag) for tag in tags)
     dynamic_at = add(".dynamic", SHT_DYNAMIC, table, string_table, 16)
     names = b"\0" + b"".join(row[0].encode() + b"\0" for row in rows) + b".shstrtab\0"
@@ -222,10 +228,15 @@ def _finish(
         address = at if flags else 0
         image.extend(struct.pack("<IIQQQQIIQQ", name_offset, kind, flags, address, at, size, link_, 0, 8, entry_size))
     ends = sum(constants)
-    segments = [(1, 5, start, text_size), (1, 4, start + text_size, ends - start - text_size), (2, 4, dynamic_at, len(table))]
+    data_at = start + text_size
+    segments = [(1, 5, start, text_size), (1, 4, data_at, ends - data_at), (2, 4, dynamic_at, len(table))]
+    count = len(rows) + 1
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", ET_DYN, EM_BPF, 1, entry, 64, table_at, 0, 64, 56, 3, 64, len(rows) + 1, len(rows))
-    header += b"".join(struct.pack("<IIQQQQQQ", kind, flags, at, at, at, size, size, 8) for kind, flags, at, size in segments)
+    header += struct.pack(
+        "<HHIQQQIHHHHHH", ET_DYN, EM_BPF, 1, entry, 64, table_at, 0, 64, 56, len(segments), 64, count, len(rows)
+    )
+    for kind, flags, at, size in segments:
+        header += struct.pack("<IIQQQQQQ", kind, flags, at, at, at, size, size, 8)
     image[: len(header)] = header
     return bytes(image)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata, resources
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import build_artifacts
+from tools import build_artifacts, build_solana
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -44,6 +46,17 @@ def test_artifacts_are_what_the_sources_compile_to() -> None:
     assert build_artifacts.check() == []
 
 
+def test_solana_programs_are_what_the_sources_compile_to() -> None:
+    build_solana.check(ROOT)
+
+
+def test_solana_programs_can_be_read_from_the_package() -> None:
+    folder = resources.files("agents") / "solana_programs"
+    for name in build_solana.PROGRAMS:
+        assert (folder / build_solana.file_name(name)).read_bytes().startswith(b"\x7fELF")
+        assert json.loads((folder / f"marketflow_{name}.json").read_text())["name"] == f"marketflow_{name}"
+
+
 def test_artifacts_can_be_read_from_the_package() -> None:
     manifest = json.loads((resources.files("agents") / "abi" / "manifest.json").read_text())
     assert manifest["artifacts"]
@@ -51,6 +64,14 @@ def test_artifacts_can_be_read_from_the_package() -> None:
         artifact = json.loads((resources.files("agents") / "abi" / name).read_text())
         assert artifact["abi"]
         assert build_artifacts.deployed_bytes(artifact) <= build_artifacts.MAX_DEPLOYED_BYTES
+
+
+def test_who_does_not_use_solana_never_loads_it() -> None:
+    """Its packages take half a second, and a newer one of them must not stop the rest."""
+    ask = "import sys, agents.cli, agents.daemon; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "agents" in loaded.split()
+    assert not {"anchorpy", "solana", "solders", "spl"} & set(loaded.split())
 
 
 def test_every_dependency_is_pinned_and_says_why() -> None:

@@ -62,7 +62,8 @@ static NOINLINE u64 make_account(const Account *payer, const Account *made, u64 
     TRY(check_signer(payer));
     TRY(check_writable(made));
     sol_get_rent_sysvar(&rent);
-    u64 needed = (128 + size) * rent.lamports_per_byte_year * 2; /* two years: what rent-exempt means */
+    u64 years = rent.exemption_threshold == ONE_YEAR ? 1 : 2; /* what rent-exempt means, before Agave 4 and since */
+    u64 needed = (128 + size) * rent.lamports_per_byte_year * years;
     if (*made->lamports < needed) {
         *(u32 *)data = 2; /* Transfer */
         u64 missing = needed - *made->lamports;

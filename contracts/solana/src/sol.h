@@ -75,9 +75,10 @@ typedef struct {
 } Clock;
 typedef struct {
     u64 lamports_per_byte_year;
-    double exemption_threshold;
+    u64 exemption_threshold; /* the bits of a double: years to pay for, 2.0, or 1.0 where the price is for ever */
     u8 burn_percent;
 } Rent;
+#define ONE_YEAR 0x3ff0000000000000UL
 
 extern void sol_log_(const char *text, u64 size);
 extern void sol_log_data(const Bytes *fields, u64 count);

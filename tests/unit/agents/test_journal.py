@@ -695,6 +695,22 @@ def test_a_taken_over_journal_is_as_a_new_one(old: Path, tmp_path: Path) -> None
     assert schemas[0] == schemas[1]
 
 
+def test_a_journal_of_version_2_keeps_its_transactions_which_are_good_for_ever(path: Path, tmp_path: Path) -> None:
+    with Journal(path) as journal:
+        row = row_at(journal, "sent")
+    db = sqlite3.connect(path)
+    db.execute("ALTER TABLE transactions DROP COLUMN last_valid_block_height")
+    db.execute("PRAGMA user_version = 2")
+    db.close()
+    with Journal(path) as journal:
+        [left] = journal.unfinished()
+        assert left.last == Attempt(hash=f"0xhash {row}", raw=b"\x02raw %d" % row, last_valid_block_height=0)
+        sign(journal, later := row_at(journal, "reviewed"), last_valid_block_height=300)
+        journal.bump(later, Attempt(hash="0xanew", raw=b"3", last_valid_block_height=450))
+        assert [attempt.last_valid_block_height for attempt in journal.attempts(later)] == [300, 450]
+        assert journal.notes()[0]["detail"] == f"decision {later}: good up to block height 450"
+
+
 def test_a_version_1_that_can_not_be_taken_over_is_left_as_it_is(old: Path) -> None:
     db = sqlite3.connect(old)
     db.execute("UPDATE decisions SET account_nonce = 5 WHERE id = 4")  # two decisions with one nonce
