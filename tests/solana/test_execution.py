@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -593,6 +594,40 @@ def test_a_node_that_is_behind_is_not_believed_that_nothing_landed(bench: Bench)
     bench.check_books(trades=1)
 
 
+def test_what_landed_between_two_questions_is_found_by_asking_again(bench: Bench) -> None:
+    bench.publish(quote_e8=90 * 10**6)
+    bench.crash("before mined")  # refused by the vault: its nonce tells nothing
+    bench.node.warp(slots=MAX_AGE_BLOCKS + 10)
+    nothing_yet = {"jsonrpc": "2.0", "id": 1, "result": {"context": {"slot": bench.node.slot}, "value": [None]}}
+    first = iter([httpx.Response(200, json=nothing_yet)])
+    bench.answer = lambda _, body: next(first, None) if body["method"] == "getSignatureStatuses" else None
+    assert [outcome.ended for outcome in bench.restart().recover()] == [Ended.REFUSED]
+    assert bench.count("getSignatureStatuses") == 3
+    assert len(bench.journal.attempts(1)) == 1
+
+
+def test_the_vaults_nonce_is_read_where_the_height_was_read_or_later(bench: Bench) -> None:
+    bench.crash("signed, not sent")
+    bench.node.warp(slots=MAX_AGE_BLOCKS + 10)
+    asked: list[dict[str, Any]] = []
+    bench.answer = lambda _, body: asked.append(body["params"][-1]) if body["method"] == "getAccountInfo" else None
+    slot = bench.node.slot
+    assert [outcome.ended for outcome in bench.restart().recover()] == [Ended.TRADED]
+    assert asked[0] == {"encoding": "base64", "commitment": "finalized", "minContextSlot": slot}
+
+
+def test_nothing_is_signed_anew_on_a_blockhash_that_is_as_old(bench: Bench) -> None:
+    bench.crash("signed, not sent")
+    old = bench.rpc.latest_blockhash()
+    bench.node.warp(slots=MAX_AGE_BLOCKS + 10)
+    latest, bench.rpc.latest_blockhash = bench.rpc.latest_blockhash, lambda: old  # type: ignore[method-assign]
+    with pytest.raises(Retryable, match="the node's latest blockhash is an old one"):
+        bench.restart().recover()
+    assert len(bench.journal.attempts(1)) == 1
+    bench.rpc.latest_blockhash = latest  # type: ignore[method-assign]
+    assert [outcome.ended for outcome in bench.execution.recover()] == [Ended.TRADED]
+
+
 def test_what_is_in_a_block_that_is_not_final_is_neither_told_nor_sent_again(bench: Bench) -> None:
     level = ["processed"]
 
@@ -777,6 +812,53 @@ def test_a_crash_after_it_was_signed_anew_loses_neither(bench: Bench) -> None:
     assert [outcome.ended for outcome in bench.restart().recover()] == [Ended.TRADED]
     assert len(bench.journal.attempts(1)) == 2
     bench.check_books(trades=1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_goes_wrong_the_books_are_right_in_the_end(bench: Bench, seed: int) -> None:
+    """Faults at random, while an order waits and when the process dies."""
+    rng, node = Random(seed), bench.node
+
+    def disturb() -> None:
+        fault = rng.randrange(12)
+        node.hold = (node.hold or fault == 0) and fault != 1
+        node.unreachable = (node.unreachable or fault == 2) and fault != 3
+        node.lost_answers = {"sendTransaction"} if fault == 4 else set()
+        if fault in (5, 6):
+            node.drop() if fault == 5 else node.release()
+        if fault == 7:
+            node.warp(slots=rng.randrange(2 * MAX_AGE_BLOCKS))
+        if fault == 8:
+            bench.publish(base_e8=rng.choice([1_950, 2_000, 2_050]) * 10**8)
+
+    def die(point: str) -> None:
+        if rng.random() < 0.08:
+            raise Crash(point)
+
+    for _ in range(4):
+        before = bench.vault().nonce
+        order, row = bench.order(amount_in=rng.randrange(1, 100) * QUOTE), bench.row()
+        bench.at, bench.on_sleep = die, disturb
+        for attempt in range(8):
+            try:
+                if attempt == 0:
+                    bench.execution.submit(order, journal_row=row)
+                elif attempt == 7:
+                    bench.on_sleep = lambda: None
+                    node.hold, node.unreachable, node.lost_answers = False, False, set()
+                    bench.restart().recover()
+                else:
+                    bench.restart()
+                    bench.at = die
+                    bench.execution.recover()
+            except (Crash, Retryable):
+                continue
+        bench.journal.abandon_unsigned(at_s=node.time_s)
+        node.drop()
+        assert before <= bench.vault().nonce <= before + 1
+        assert (bench.decision(row)["outcome"] == "traded") == (bench.vault().nonce > before)
+        assert bench.decision(row)["state"] in ("refused", "abandoned", "final")
+        bench.check_books(trades=bench.vault().nonce)
 
 
 AGENT = """

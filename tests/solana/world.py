@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +119,9 @@ class World:
     config_changes: dict[str, Any] = field(default_factory=dict)
     svm: LiteSVM = field(default_factory=lambda: LiteSVM().with_blockhash_check(False).with_transaction_history(0))
 
+    # Told what is about to be sent, and by whom: for tests that try something else first.
+    before_send: Callable[[Sequence[Instruction], Sequence[Keypair]], None] | None = None
+
     def __post_init__(self) -> None:
         self.ledger = Ledger(Pubkey.from_bytes(hashlib.sha256(b"marketflow_ledger").digest()))
         self.market = Pool(Pubkey.from_bytes(hashlib.sha256(b"marketflow_pool").digest()))
@@ -172,6 +175,8 @@ class World:
     def send(self, *instructions: Instruction, signers: Sequence[Keypair] = (), payer: Keypair | None = None) -> Sent:
         """Sends one transaction, signed by the payer and whoever else must."""
         payer = payer or self.payer
+        if self.before_send:
+            self.before_send(instructions, [payer, *signers])
         self.svm.expire_blockhash()
         message = Message([set_compute_unit_limit(UNITS_LIMIT), *instructions], payer.pubkey())
         keys = list({bytes(key.pubkey()): key for key in (payer, *signers)}.values())
