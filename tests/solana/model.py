@@ -1082,7 +1082,8 @@ class Ledger:
         v = self.vaults[key]
         entry = self._tell(
             "TradeRecorded", vault=key, agent=v.manifest.agent, sequence=v.sequence, nonce=order.nonce,
-            amount_in=order.amount_in, amount_out=received, shortfall=shortfall, price_e8=m.price_e8, base_answer=m.base.answer,
+            amount_in=order.amount_in, amount_out=received, shortfall=shortfall, price_e8=m.price_e8,
+            base_answer=m.base.answer,
             base_round=m.base.round, base_published_s=m.base.published_s, quote_answer=m.quote.answer,
             quote_round=m.quote.round, quote_published_s=m.quote.published_s, value=m.value, unit_price=m.unit_price,
             quote_held=v.quote_held, base_held=v.base_held, traded_at_s=self.now_s, artefact_hash=order.artefact_hash,

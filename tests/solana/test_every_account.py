@@ -1,5 +1,5 @@
-"""Before each instruction of a protocol's life is sent, it is sent with every one of its accounts wrong in every way, and
-with its data cut and lengthened: nothing of that may work. What is tried is generated, so no account is forgotten."""
+"""Before each instruction of a protocol's life is sent, it is sent with each of its accounts wrong in every way, and with
+its data cut and lengthened: nothing of that may work. What is tried is generated, so no account is forgotten."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ UNITS_LIMIT = 1_400_000
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a transaction. `error`: the program's name for it, or what the runtime says; "" when it went well"""
+    """What became of a transaction. `error`: the program's name for it, or what the runtime says; empty if it went well."""
 
     error: str
     logs: list[str]
