@@ -73,7 +73,8 @@ class Step:
 class Cycle:
     """An agent with one vault. `decimals`: of each feed, by token; an observation has 8."""
 
-    chain_id: int
+    # On Solana, which has none, its CAIP-2 name.
+    chain_id: int | str
     artefact: Artefact
     vaults: VaultSource
     rounds: RoundSource
@@ -183,7 +184,7 @@ def observed_state(vault: VaultReading, asset: str) -> VaultState:
 
 
 def explain(
-    chain_id: int,
+    chain_id: int | str,
     artefact: Artefact,
     vault: VaultReading,
     observation: Observation,

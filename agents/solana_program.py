@@ -73,6 +73,7 @@ class AnchorProgram:
         self._program = Program(idl, program_id, Provider(None, None))
         self.types: Mapping[str, Any] = self._program.type
         self.errors = {e.code: ProgramError(e.code, e.name, e.msg or "") for e in idl.errors or ()}
+        self.docs = {snake(i.name): " ".join(i.docs or ()) for i in idl.instructions}
         self._accounts = {snake(i.name): [snake(a.name) for a in i.accounts] for i in idl.instructions}
 
     @property
@@ -92,6 +93,18 @@ class AnchorProgram:
         """
         accounts = {account: known[account] for account in self.accounts_of(name)}
         return self._program.instruction[name](*args, ctx=Context(accounts=accounts))
+
+    def decode_arguments(self, data: bytes) -> tuple[str, dict[str, Any]]:
+        """Name and arguments of an instruction's data.
+
+        Raises:
+            KeyError: It begins as none does.
+            ValueError: It is longer or shorter than its arguments.
+        """
+        decoded = self._program.coder.instruction.parse(data)
+        if self._program.coder.instruction.build(decoded) != data:
+            raise ValueError(f"the data of {decoded.name} has another size than its arguments")
+        return decoded.name, {k: v for k, v in decoded.data.items() if not k.startswith("_")}
 
     def encode(self, kind: str, value: Any) -> bytes:
         """A value of a type of the IDL, in Borsh."""
@@ -135,6 +148,11 @@ class AnchorProgram:
         """The error of that number."""
         return self.errors.get(code) or ProgramError(code, f"Error{code}", "the program has no error of this number")
 
+    @staticmethod
+    def text_of(key: bytes) -> str:
+        """A key in base58."""
+        return str(Pubkey.from_bytes(key))
+
     def address(self, *seeds: bytes) -> Pubkey:
         """The address that those seeds give to the program."""
         return Pubkey.find_program_address(list(seeds), self.id)[0]
@@ -173,6 +191,12 @@ class Ledger(AnchorProgram):
     def vault(self, protocol: Pubkey, manifest: Any) -> Pubkey:
         """Of the vault that is opened for that manifest."""
         return self.address(b"vault", bytes(protocol), hashlib.sha256(self.encode("Manifest", manifest)).digest())
+
+    def decision(self, expires_s: int, signatures: Iterable[tuple[int, int, bytes]] = ()) -> Any:
+        """What stands behind the arguments of a decided instruction: guardian's place, recovery id, r ‖ s of each."""
+        make = self.types["Signature"]
+        made = [make(guardian=place, recovery_id=id_, signature=list(rs)) for place, id_, rs in signatures]
+        return self.types["Decision"](expires_s=expires_s, signatures=made)
 
     def known(self, protocol: Pubkey, *, vault: Pubkey | None = None) -> dict[str, Pubkey]:
         """The accounts of a protocol, and of one of its vaults, that follow from their addresses."""

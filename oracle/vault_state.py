@@ -82,7 +82,8 @@ class VaultReading:
     address: str
     strategy_id: str
     artefact_hash: str
-    agent_id: int
+    # On Solana an address in base58.
+    agent_id: int | str
     state: VaultState
     reasons: int
     # As the vault's last action wrote them down; `state` and `reasons` are those of the block.

@@ -34,11 +34,12 @@ from agents.errors import AgentError
 from agents.solana_local_feeds import chainlink_account
 from agents.solana_node import SolanaNode
 from agents.solana_program import TOKEN_PROGRAM, Event, Ledger, Pool, failure
-from oracle.solana_feeds import CHAINLINK_STORE
+from oracle.solana_feeds import CHAINLINK_STORE, PYTH_RECEIVER
 
 BPS: Final = 10_000
 PRICE_ONE: Final = 10**8
 QUOTE_DECIMALS, BASE_DECIMALS, TOKEN_DECIMALS = 6, 9, 9
+CHAINLINK, PYTH = Pubkey.from_string(CHAINLINK_STORE), Pubkey.from_string(PYTH_RECEIVER)
 # Of a mint and of a token account.
 _MINT_BYTES, _ACCOUNT_BYTES = 82, 165
 _UNITS: Final = 1_000_000
@@ -182,7 +183,7 @@ class LocalSolana:
             rounds = self._rounds[name]
             rounds.append(Round(len(rounds) + 1, at_s, answer))
             data = chainlink_account([(r.number, r.at_s, r.answer_e8) for r in rounds], decimals=8)
-            self.node.set_account(self.feeds[name], Account(10**9, data, CHAINLINK_STORE, False, 0))
+            self.node.set_account(self.feeds[name], Account(10**9, data, CHAINLINK, False, 0))
 
     # The market
 

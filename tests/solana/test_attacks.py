@@ -313,16 +313,7 @@ def test_a_token_program_of_one_s_own_is_not_called(world: World) -> None:
     evil = Pubkey.from_bytes(hashlib.sha256(b"evil token").digest())
     world.svm.add_program(evil, world.market.binary)
     refused(world, lambda: world.trade(BUY, is_buy=True, known={"token_program": evil}), "WrongProgram")
-    refused(
-        world,
-        lambda: world.decide(
-            "recall",
-            1,
-            0,
-            known={"from": world.known["vault_quote"], "to": world.known["treasury"], "token_program": evil},
-        ),
-        "WrongProgram",
-    )
+    refused(world, lambda: world.recall("quote", 1, token_program=evil), "WrongProgram")
     source = world.wallet("reward", world.payer.pubkey(), 10)
     refused(
         world,
@@ -423,8 +414,7 @@ def test_what_is_no_price_stops_trading_and_nothing_else(world: World, name: str
     assert sent.error == ""
     assert sent.event("TradeRefused")["reasons"] & 16
     assert (world.balance(world.known["vault_quote"]), world.state("vault").nonce) == (before, 0)
-    known = {"from": world.known["vault_quote"], "to": world.known["treasury"]}
-    assert world.decide("recall", 10**18, 0, known=known).error == ""
+    assert world.recall("quote").error == ""
     assert world.balance(world.known["treasury"]) == before
 
 
@@ -560,9 +550,30 @@ def test_rewards_and_bonds_are_not_paid_out_as_if_they_were_treasury(world: Worl
 
 
 def test_a_recall_goes_to_the_protocol_s_accounts_only(world: World) -> None:
-    mine = world.wallet("quote", world.payer.pubkey())
-    known = {"from": world.known["vault_quote"], "to": mine}
-    refused(world, lambda: world.decide("recall", 1, 0, known=known), "WrongTokenAccount")
+    """Quote to the treasury and nowhere else: of another account the DAO would have to hear first."""
+    for token in ("quote", "base"):
+        mine = world.wallet(token, world.payer.pubkey())
+        refused(world, lambda token=token, mine=mine: world.recall(token, 1, to=mine), "WrongTokenAccount")
+    other = world.token_account("another of the protocol's", world.quote_mint, world.protocol)
+    refused(world, lambda: world.recall("quote", 1, to=other), "WrongAddress")
+
+
+def test_a_recall_of_one_token_is_none_of_the_other(world: World) -> None:
+    refused(world, lambda: world.recall("quote", 1, from_=world.known["vault_base"]), "WrongAddress")
+    refused(world, lambda: world.recall("base", 1, from_=world.known["vault_quote"]), "WrongAddress")
+    known = {"from": world.known["vault_quote"], "to": world.known["treasury"]}
+    refused(world, lambda: world.decide("recall", world.reward_mint, 1, 0, known=known), "WrongMint")
+
+
+def test_a_shorter_stop_of_claims_does_not_lift_a_longer_one_and_an_old_one_does_not_come_back(world: World) -> None:
+    long = world.decided("stop_claims", world.now_s + 1000, subject="protocol")
+    short = world.decided("stop_claims", world.now_s + 10, subject="protocol")
+    assert world.send(long).error == ""
+    refused(world, lambda: world.send(short), "AlreadyStopped")
+    refused(world, lambda: world.send(long), "AlreadyStopped")
+    assert world.decide("allow_claims", subject="protocol").error == ""
+    assert world.state("protocol").claims_stopped_until_s == 0
+    refused(world, lambda: world.send(long), "BadAttestation")
 
 
 def test_only_a_decision_that_expired_is_passed_over(world: World) -> None:
@@ -685,8 +696,7 @@ def test_capital_beyond_what_the_sums_hold_is_refused_and_the_rest_works_and_can
     # What the worst case would take back has more than 64 bits: more than anybody has, so the vault may only reduce.
     assert world.call("observe").error == ""
     assert world.state("vault").guard.reasons == 4
-    known = {"from": world.known["vault_quote"], "to": world.known["treasury"]}
-    assert world.decide("recall", 2**64 - 1, 0, known=known).error == ""
+    assert world.recall("quote").error == ""
     assert world.state("vault").quote_held == 0
 
 
@@ -701,8 +711,7 @@ def test_a_bond_of_all_tokens_there_can_be_does_not_overflow(world: World) -> No
 def retire_and_release(world: World, *, empty: bool = False) -> None:
     """Retires the world's vault: halt, recall, settle, release."""
     assert world.decide("retire").error == ""
-    known = {"from": world.known["vault_quote"], "to": world.known["treasury"]}
-    assert world.decide("recall", 2**63, 0, known=known).error == ""
+    assert world.recall("quote").error == ""
     genesis = world.state("protocol").config.genesis_s
     epoch = (world.now_s - genesis) // EPOCH_S
     world.set_clock(genesis + (epoch + 1) * EPOCH_S + 1)

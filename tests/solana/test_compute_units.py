@@ -61,11 +61,9 @@ def story(w: World) -> dict[str, int]:
     known = {"destination": w.wallet("reward", w.payer.pubkey())}
     took("withdrawRewards, 2 signatures", w.decide("withdraw_rewards", 10, subject="destination", known=known))
     took("retire, 2 signatures", w.decide("retire"))
-    known = {"from": w.known["vault_quote"], "to": w.known["treasury"]}
-    took("recall, 2 signatures", w.decide("recall", 2**63, 0, known=known))
-    base = w.token_account("the protocol's base", w.base_mint, w.protocol)
-    known = {"from": w.known["vault_base"], "to": base}
-    assert w.decide("recall", 2**63, 0, known=known).error == ""
+    took("allowClaims, 2 signatures", w.decide("allow_claims", subject="protocol"))
+    took("recall, 2 signatures", w.recall("quote"))
+    assert w.recall("base").error == ""
     w.wait(EPOCH_S - 1200)
     took("observe, empty", w.call("observe"))
     w.wait(600)

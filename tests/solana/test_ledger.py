@@ -275,8 +275,7 @@ def test_units_are_minted_at_the_unit_price_so_flows_move_no_profit(world: World
     done(world.call("observe"))
     after = world.state("vault")
     assert abs(after.guard.last_unit_price - before.guard.last_unit_price) <= 1
-    known = {"from": world.known["vault_quote"], "to": world.known["treasury"]}
-    done(world.decide("recall", CAPITAL, 0, known=known))
+    done(world.recall("quote", CAPITAL))
     done(world.call("observe"))
     assert abs(world.state("vault").guard.last_unit_price - before.guard.last_unit_price) <= 2
 
@@ -291,22 +290,20 @@ def test_capital_comes_at_a_price_only(world: World) -> None:
 
 def test_a_recall_in_kind_without_a_price_counts_at_a_named_one_no_higher_than_the_last(world: World) -> None:
     done(world.trade(5_000 * QUOTE, is_buy=True))
-    to = world.token_account("the protocol's base", world.base_mint, world.protocol)
-    known = {"from": world.known["vault_base"], "to": to}
+    to = world.wallet("base", world.protocol)
     world.set_clock(world.now_s + 3601)
     last = world.state("vault").last_price_e8
-    refused(world, lambda: world.decide("recall", TOKEN, last + 1, known=known), "FallbackTooHigh")
-    told = done(world.decide("recall", TOKEN, last // 2, known=known)).event("Recalled")
+    refused(world, lambda: world.recall("base", TOKEN, last + 1), "FallbackTooHigh")
+    told = done(world.recall("base", TOKEN, last // 2)).event("Recalled")
     assert (told["amount"], told["value"]) == (TOKEN, 1_000 * QUOTE)
     assert world.balance(to) == TOKEN
     # A fresh price counts whatever is named.
     world.publish()
-    assert done(world.decide("recall", TOKEN // 4, 1, known=known)).event("Recalled")["value"] == 500 * QUOTE
+    assert done(world.recall("base", TOKEN // 4, 1)).event("Recalled")["value"] == 500 * QUOTE
 
 
 def test_a_recall_of_nothing_is_a_decision_carried_out(world: World) -> None:
-    to = world.token_account("the protocol's base", world.base_mint, world.protocol)
-    told = done(world.decide("recall", TOKEN, 0, known={"from": world.known["vault_base"], "to": to})).event("Recalled")
+    told = done(world.recall("base", TOKEN)).event("Recalled")
     assert told["amount"] == 0
 
 
@@ -316,8 +313,8 @@ def test_a_recall_takes_no_vault_of_another_protocol(world: World) -> None:
     done(world.send(world.ledger.instruction("initialise", world.known | known, other)))
     mine, world.protocol = world.protocol, known["protocol"]
     world.known["protocol"] = world.protocol
-    fields = {"from": world.known["vault_quote"], "to": known["treasury"]}
-    assert world.decide("recall", 1, 0, known=fields, nonce=0).error == "WrongProtocol"
+    world.known["treasury"] = known["treasury"]
+    assert world.recall("quote", 1).error == "WrongProtocol"
     assert world.call("finish_retirement").error == "WrongProtocol"
     world.protocol = world.known["protocol"] = mine
 
@@ -574,9 +571,8 @@ def test_a_vault_retires_when_it_is_empty_and_settled_and_its_agent_is_free(worl
     refused(world, lambda: world.decide("resume"), "VaultHalted")
     refused(world, lambda: world.call("finish_retirement"), "NotRetired")
     refused(world, lambda: world.decide("update_vault", [7] * 32, world.manifest().limits, TOKEN), "VaultHalted")
-    for name, mint in (("vault_quote", world.quote_mint), ("vault_base", world.base_mint)):
-        to = world.token_account(f"protocol {name}", mint, world.protocol)
-        done(world.decide("recall", 2**63, 0, known={"from": world.known[name], "to": to}))
+    for token in ("quote", "base"):
+        done(world.recall(token))
     refused(world, lambda: world.call("finish_retirement"), "NotRetired")
     settle(world)
     done(world.call("finish_retirement"))
@@ -595,9 +591,8 @@ def test_an_agent_with_a_debt_opens_no_other_vault(world: World) -> None:
     assert world.state("vault").reward.credited > 0
     move(world, -60)
     done(world.decide("retire"))
-    for name, mint in (("vault_quote", world.quote_mint), ("vault_base", world.base_mint)):
-        to = world.token_account(f"protocol {name}", mint, world.protocol)
-        done(world.decide("recall", 2**63, 0, known={"from": world.known[name], "to": to}))
+    for token in ("quote", "base"):
+        done(world.recall(token))
     owed = settle(world)
     assert owed < 0
     done(world.call("finish_retirement"))

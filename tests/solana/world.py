@@ -441,6 +441,13 @@ class World:
         self.mint_to(self.known["treasury"], self.quote_mint, amount)
         return self.decide("allocate", amount)
 
+    def recall(self, token: str, amount: int = 2**64 - 1, fallback_e8: int = 0, **known: Pubkey) -> Sent:
+        """Quote back to the treasury, or base to an account of the protocol's."""
+        mint = self.quote_mint if token == "quote" else self.base_mint
+        to = self.known["treasury"] if token == "quote" else self.wallet("base", self.protocol)
+        accounts = {"from": self.known[f"vault_{token}"], "to": to} | {k.rstrip("_"): v for k, v in known.items()}
+        return self.decide("recall", mint, amount, fallback_e8, known=accounts)
+
     def make_market(self, quote: int, fee_bps: int = 5) -> Sent:
         """A pool at the feeds' price, so deep."""
         base = quote * 10**self.base_decimals * self.quote_price_e8 // (self.base_price_e8 * QUOTE)

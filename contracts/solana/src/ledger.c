@@ -569,7 +569,7 @@ static NOINLINE u64 take_out(Measure *m, int is_quote, u64 amount, u64 fallback_
 
 static NOINLINE u64 recall(const Context *c) {
     enum { PROTOCOL, VAULT, FROM, TO, BASE_FEED, QUOTE_FEED, TOKENS, COUNT };
-    enum { SIZE = 16 };
+    enum { SIZE = 32 + 16 };
     CHECK(c->count == COUNT && c->size >= 8 + SIZE, MALFORMED);
     Party x;
     Measure m;
@@ -581,14 +581,17 @@ static NOINLINE u64 recall(const Context *c) {
     measure_of(c, &x, &m);
     read_prices(&m, c->a + BASE_FEED, c->a + QUOTE_FEED);
     Vault *v = x.vault;
-    int is_quote = is_same(c->a[FROM].key, &v->quote_account);
     sol_memset_(&event, 0, sizeof(event));
-    event.mint = is_quote ? m.config->quote_mint : v->manifest.base_mint;
+    sol_memcpy_(&event.mint, c->args, sizeof(Key));
+    int is_quote = is_same(&event.mint, &m.config->quote_mint);
+    CHECK(is_quote || is_same(&event.mint, &v->manifest.base_mint), WRONG_MINT);
     TRY(check_token_program(c, TOKENS));
     TRY(check_own_token(c, FROM, is_quote ? &v->quote_account : &v->base_account, &event.mint, c->a[VAULT].key));
     TRY(check_token(c->a + TO, &event.mint, c->a[PROTOCOL].key));
+    /* Quote to the treasury; what else the protocol may have has accounts that anybody can make for it. */
+    CHECK(!is_quote || is_same(c->a[TO].key, &x.protocol->treasury), WRONG_ADDRESS);
     CHECK(!is_same(c->a[TO].key, &x.protocol->rewards), WRONG_TOKEN_ACCOUNT);
-    TRY(take_out(&m, is_quote, read_u64(c->args), read_u64(c->args + 8), &event));
+    TRY(take_out(&m, is_quote, read_u64(c->args + 32), read_u64(c->args + 40), &event));
     SIGN_AS_VAULT(signer, v);
     if (event.amount) TRY(move_tokens(c->a + FROM, c->a + TO, c->a + VAULT, event.amount, &signer));
     event.kind = EVENT_RECALLED;
@@ -780,6 +783,13 @@ typedef struct {
     i64 until_s;
 } ClaimsStopped;
 
+static u64 stop_claims_until(const Context *c, Protocol *p, i64 until_s) {
+    p->claims_stopped_until_s = until_s;
+    ClaimsStopped event = {EVENT_CLAIMS_STOPPED, *c->a[0].key, until_s};
+    EMIT(event);
+    return 0;
+}
+
 static NOINLINE u64 stop_claims(const Context *c) {
     enum { PROTOCOL, COUNT };
     CHECK(c->count == COUNT && c->size >= 16, MALFORMED);
@@ -788,10 +798,16 @@ static NOINLINE u64 stop_claims(const Context *c) {
     TRY(check_guardians_alone(c, p, PROTOCOL, 8));
     i64 until_s = (i64)read_u64(c->args);
     CHECK(until_s <= c->now_s + 30 * DAY_S, STOP_TOO_LONG);
-    p->claims_stopped_until_s = until_s;
-    ClaimsStopped event = {EVENT_CLAIMS_STOPPED, *c->a[PROTOCOL].key, until_s};
-    EMIT(event);
-    return 0;
+    /* What guardians sign alone can be sent again, in any order: it only ever adds. */
+    CHECK(until_s > p->claims_stopped_until_s, ALREADY_STOPPED);
+    return stop_claims_until(c, p, until_s);
+}
+
+static NOINLINE u64 allow_claims(const Context *c) {
+    enum { PROTOCOL, COUNT };
+    Protocol *p;
+    TRY(begin_protocol(c, COUNT, 0, PROTOCOL, &p));
+    return stop_claims_until(c, p, 0);
 }
 
 /* --- trading */
@@ -1102,6 +1118,7 @@ static u64 dispatch(const Context *c) {
     case IX_SKIP_DECISION: return skip_decision(c);
     case IX_HALT: return halt(c);
     case IX_STOP_CLAIMS: return stop_claims(c);
+    case IX_ALLOW_CLAIMS: return allow_claims(c);
     case IX_TRADE: return trade(c);
     case IX_OBSERVE: return observe_vault(c);
     case IX_CLOSE_WINDOW: return close(c);
