@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.audit import Auditor, Finding
 from agents.ballots import Support, sign_ballot, submit_ballot
 from agents.constitution import OperatorLimits
 from agents.contracts import decode_logs
 from agents.cycle import Cycle, Step
-from agents.deployment import Deployment, Limits, deploy_protocol
+from agents.deployment import Deployment, Genesis, Limits, deploy_protocol
 from agents.deployments import NetworkDeployment
 from agents.explanation import DocumentStore
 from agents.genesis import load_genesis
@@ -46,6 +46,9 @@ from oracle.chainlink import ChainlinkReader
 from oracle.consensus import ConsensusReader, ConsensusRules
 from oracle.multicall import fetch_many
 from oracle.vault_state import VaultReader, VaultState, reason_names
+
+if TYPE_CHECKING:
+    from agents.solana_demo import SolanaSide
 
 BPS, WAD = 10_000, 10**18
 QUOTE_UNIT = 10**6
@@ -107,6 +110,8 @@ class DemoConfig:
     seed: int = 1
     liquidity_usd: Decimal = Decimal(200_000_000)
     genesis: Path = GENESIS_FILE
+    # With a vault on a local Solana, too, for the trained policy.
+    with_solana: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,6 +169,7 @@ class Demo:
         self.superseded: dict[str, list[Artefact]] = {}
         self.documents = DocumentStore(config.out / "explanations")
         self.journal = Journal(config.out / "journal.sqlite")
+        self.solana: SolanaSide | None = None
 
     # Setting up
 
@@ -196,8 +202,31 @@ class Demo:
         )
         self.consensus = ConsensusReader(pool_readers(self.evm, self.market.book))
         self._propose_all()
+        if self.config.with_solana:
+            self._begin_on_solana(genesis, start)
         self.say(f"deployed {len(self.symbols)} market(s) and the protocol; {len(self.votes)} proposals are in")
         self.started_at_s = int(first.timestamps_s[self.config.first_bar])
+
+    def _begin_on_solana(self, genesis: Genesis, start: int) -> None:
+        """A protocol there that answers to this DAO, and the proposal of a vault for the trained policy."""
+        from agents.solana_demo import SolanaSide  # the Solana packages: half a second to import
+
+        bars, strategy = self.config.series[self.symbols[0]], self.strategies_by_name[self.config.artefact.name]
+        past = range(start, self.config.first_bar)
+        self.solana = SolanaSide(
+            evm=self.evm, deployment=self.d, genesis=genesis, artefact=strategy.artefact, limits=strategy.limits,
+            capital=self.capital(strategy), reward_rate_wei=REWARD_RATE, reward_cap_wei=REWARD_CAP_WEI, say=self.say,
+            history=[(int(bars.timestamps_s[i]) + bars.bar_s, int(bars.close_e8[i])) for i in past],
+            out=self.config.out,
+        )  # fmt: skip
+        calls = self.solana.decisions()
+        targets, data = [call.address for call in calls], [call._encode_transaction_data() for call in calls]
+        title = "Open a vault on Solana and give it capital"
+        events = self._send(self.dao.functions.propose(targets, [0] * len(calls), data, title), "alice")
+        proposal_id = int(next(e for e in events if e.name == "ProposalCreated").args["proposalId"])
+        self.votes.append(
+            Vote(title=title, proposal_id=proposal_id, support=Support.FOR, on_executed=self.solana.carry_over)
+        )
 
     def _deploy_market(self, start: int) -> LocalMarket:
         prices = {symbol: _usd(bars.close_e8[start]) for symbol, bars in self.config.series.items()}
@@ -352,12 +381,16 @@ class Demo:
             self._publish(self.config.first_bar + done)
             for symbol in self.symbols:
                 self.market.arbitrage(symbol)
+            if self.solana:
+                self.solana.publish(self.prices[self.symbols[0]][-1], self.evm.now_s())
             self._govern()
             for strategy in self.strategies_by_name.values():
                 status = None if strategy.vault is None else self._keep(strategy, done)
                 strategy.equity.append(None if status is None else int(status.unitPriceWad))
                 if status is not None:
                     self._run_strategy(strategy, status, done)
+            if self.solana:
+                self.solana.bar(done)
             self._schedule(done)
             if done % AUDIT_EVERY_BARS == 0:
                 self.audit_new_trades()

@@ -11,7 +11,7 @@ from agents.contracts import EventLog, decode_logs
 from agents.demo import Demo, Strategy, count_by_name
 from agents.interval_scores import score_explanations, score_lines, score_view
 from agents.ledger import LedgerEntry, fetch_entries, verify_chain
-from oracle.vault_state import Reason, VaultState
+from oracle.vault_state import Reason, VaultState, reason_names
 
 _STATES = ("Pending", "Active", "Canceled", "Defeated", "Succeeded", "Queued", "Expired", "Executed")
 _BATCH = 5000
@@ -39,6 +39,7 @@ def read_report(demo: Demo, *, evm_name: str, timing_s: dict[str, float]) -> dic
         "settlements": _settlements(events),
         "audit": _audit(demo, strategies, entries),
         "intervals": _intervals(demo, strategies),
+        **({"solana": demo.solana.report()} if demo.solana else {}),
         "timing": {name: round(seconds, 1) for name, seconds in timing_s.items()},
     }
 
@@ -196,8 +197,25 @@ def format_report(report: dict[str, Any]) -> str:
         f"{report['auction_fills']} lots auctioned",
         f"rewards     {paid:,.0f} tokens paid, {taken:,.0f} taken back in {len(report['settlements'])} settlements",
         *score_lines(report["intervals"]),
+        *solana_lines(report),
     ]
     return "\n".join(lines)
+
+
+def solana_lines(report: dict[str, Any]) -> list[str]:
+    """What happened on Solana, when anything was to."""
+    told = report.get("solana")
+    if not told:
+        return []
+    if not told["vault"]:
+        return ["Solana      the vote was not over in time: no vault yet"]
+    state = ", ".join(reason_names(told["reasons"])) or "ACTIVE"
+    return [
+        f"Solana      {told['decisions_carried_over']} decisions carried over; {told['trades']} trades in the ledger, "
+        f"{told['explained']} explained; profit {told['profit'] / 10**6:+,.2f}, {state}",
+        f"            rewards {told['rewarded'] / 10**9:,.0f} tokens paid, {told['clawed_back'] / 10**9:,.0f} taken "
+        f"back; paid less taken is rate x account: {'yes' if told['is_exact'] else 'NO'}",
+    ]
 
 
 def draw_picture(demo: Demo, report: dict[str, Any], path: Path) -> None:
@@ -207,7 +225,7 @@ def draw_picture(demo: Demo, report: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    strategies = [s for s in demo.strategies_by_name.values() if any(s.equity)]
+    strategies = [s for s in (*demo.strategies_by_name.values(), demo.solana) if s and any(s.equity)]
     bars = range(demo.config.bars)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 8), sharex=True, height_ratios=(2, 1), layout="constrained")
     for symbol, grey in zip(demo.symbols, ("0.55", "0.8"), strict=False):

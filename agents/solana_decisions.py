@@ -1,8 +1,8 @@
 """Decisions of the DAO for its programs on Solana: what they say, and how guardians carry them over.
 
-The timelock sends a payload to `DecisionOutbox`, which keeps its digest under a nonce. A guardian finds it there in a final
-block, reads in words what it does, and signs the digest as an EIP-191 message with the key of an Ethereum account. Whoever has
-signatures of enough guardians sends them with the instruction; the program recovers the signers.
+The timelock sends a payload to `DecisionOutbox`, which keeps its digest under a nonce. A guardian finds it there in a
+final block, reads in words what it does, and signs the digest as an EIP-191 message with the key of an Ethereum account.
+Whoever has signatures of enough guardians sends them with the instruction; the program recovers the signers.
 
     payload = the instruction's first eight bytes ‖ the account it is about (32) ‖ its arguments, but for the decision
 """
@@ -133,28 +133,34 @@ def combine(
             found[place] = (place, one.signature[64], one.signature[:64])
     if len(found) < threshold:
         why = f" ({'; '.join(useless)})" if useless else ""
-        raise Misconfigured(f"{len(found)} of {threshold} guardians signed decision {decision.nonce}{why}: ask more of them")
+        raise Misconfigured(
+            f"{len(found)} of {threshold} guardians signed decision {decision.nonce}{why}: ask more of them"
+        )
     return [found[place] for place in sorted(found)][: max(threshold, 1)]
 
 
 # The outbox
 
 
-def read_decision(chain: ChainReader, outbox: Any, *, program: bytes, protocol: bytes, nonce: int) -> Decision:
+def read_decision(
+    chain: ChainReader, outbox: Any, *, program: bytes, protocol: bytes, nonce: int, finality: str = "finalized"
+) -> Decision:
     """A decision as the chain's last final block has it, checked against the digest that is stored there.
 
     Args:
         outbox: The bound contract `DecisionOutbox`.
+        finality: Which block is believed: "latest" only on a chain of one's own, where nothing is taken back.
 
     Raises:
         NotInTheOutbox: There is none of that nonce, or its event and what is stored differ.
         Retryable: It is there, but not final yet.
     """
-    final = _final_block(chain)
-    stored = bytes(chain.call(outbox.functions.digestOf(program, protocol, nonce), block=final))
+    final = int(chain.w3.eth.get_block(finality)["number"])
+    asked = outbox.functions.digestOf(program, protocol, nonce)
+    is_there = chain.w3.eth.get_code(outbox.address, block_identifier=final)
+    stored = bytes(chain.call(asked, block=final)) if is_there else bytes(32)
     if not any(stored):
-        latest = bytes(chain.call(outbox.functions.digestOf(program, protocol, nonce)))
-        if any(latest):
+        if any(chain.call(asked)):
             raise Retryable(f"decision {nonce} is not in a final block yet: wait some minutes")
         raise NotInTheOutbox(f"outbox {outbox.address} has no decision {nonce} for this protocol")
     wanted = {"program": program, "protocol": protocol, "nonce": nonce}
@@ -167,13 +173,6 @@ def read_decision(chain: ChainReader, outbox: Any, *, program: bytes, protocol: 
         if decision.digest == stored:
             return decision
     raise NotInTheOutbox(f"outbox {outbox.address}: the events of decision {nonce} are not what is stored")
-
-
-def _final_block(chain: ChainReader) -> int:
-    try:
-        return int(chain.w3.eth.get_block("finalized")["number"])
-    except Exception:  # a local chain without finality: nothing is taken back there
-        return int(chain.w3.eth.block_number)
 
 
 # What it says
@@ -196,7 +195,7 @@ def describe(payload: bytes, ledger: Any) -> dict[str, Any]:
     try:
         name, arguments = ledger.decode_arguments(payload[:8] + payload[40:] + bytes(12))
     except (KeyError, ValueError) as error:
-        raise Misconfigured(f"the payload is no instruction that a decision can carry out ({error}): do not sign it") from error
+        raise Misconfigured(f"the payload is no instruction of the program ({error}): do not sign it") from error
     return {
         "instruction": name, "about": ledger.text_of(payload[8:40]), "purpose": ledger.docs[name],
         "arguments": {key: plain(value) for key, value in arguments.items() if key != "decision"},

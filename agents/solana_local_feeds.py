@@ -30,5 +30,6 @@ def pyth_account(
 ) -> bytes:
     """A `PriceUpdateV2` account with one update; `is_full`: all of its signatures were checked."""
     verification = b"\x01" if is_full else b"\x00\x05"
-    message = feed_id + struct.pack("<qQiqqqQ", price, confidence, exponent, published_s, published_s, price, confidence)
+    numbers = (price, confidence, exponent, published_s, published_s, price, confidence)
+    message = feed_id + struct.pack("<qQiqqqQ", *numbers)
     return (PRICE_UPDATE + bytes(32) + verification + message + struct.pack("<Q", 1)).ljust(134, b"\0")

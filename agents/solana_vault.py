@@ -1,10 +1,10 @@
 """A vault on Solana, read as a decision needs it: the same reading as of a vault on an EVM chain.
 
-What the vault would say of itself now is asked of the program: `observe` is simulated, and the state that it would leave
-is read, with both feeds at the same slot. So nothing of the guard is written a second time here.
+What the vault would say of itself now is asked of the program: `observe` is simulated, and the state that it would
+leave is read, with both feeds at the same slot. So nothing of the guard is written a second time here.
 
-Amounts are base units, values base units of quote. Unit prices (9 decimals) and prices (8) are given with the 18 decimals
-that the rest of MarketFlow knows; addresses are base58.
+Amounts are base units, values base units of quote. Unit prices (9 decimals) and prices (8) are given with the 18
+decimals that the rest of MarketFlow knows; addresses are base58.
 """
 
 from __future__ import annotations

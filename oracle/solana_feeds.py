@@ -1,10 +1,10 @@
 """Prices of Chainlink and Pyth on Solana, read from the accounts that their programs own.
 
-The same bytes are read by the program that trades (`contracts/solana/src/oracle.h`), with the same refusals and the same
-rounding: a price here is a price there. That there is none is an answer, with the reason; it is no error.
+The same bytes are read by the program that trades (`contracts/solana/src/oracle.h`), with the same refusals and the
+same rounding: a price here is a price there. That there is none is an answer, with the reason; it is no error.
 
-Chainlink: `Transmissions` version 2 of https://github.com/smartcontractkit/chainlink-solana (contracts/programs/store). An
-account is a header and a ring of rounds. Pyth: `PriceUpdateV2` of https://github.com/pyth-network/pyth-crosschain
+Chainlink: `Transmissions` version 2 of https://github.com/smartcontractkit/chainlink-solana (contracts/programs/store).
+An account is a header and a ring of rounds. Pyth: `PriceUpdateV2` of https://github.com/pyth-network/pyth-crosschain
 (target_chains/solana); anybody may bring the update of a feed, in an account of his own.
 
 Prices are dollars x 1e8, rounded down; times unix seconds.
@@ -95,8 +95,8 @@ class SolanaPrice:
 
 
 def read_price(
-    feed: Feed, address: str, owner: str | None, data: bytes, *, now_s: int, used_s: int = 0, chainlink: str = CHAINLINK_STORE,
-    pyth: str = PYTH_RECEIVER,
+    feed: Feed, address: str, owner: str | None, data: bytes, *, now_s: int, used_s: int = 0,
+    chainlink: str = CHAINLINK_STORE, pyth: str = PYTH_RECEIVER,
 ) -> SolanaPrice:  # fmt: skip
     """What an account says of a feed's price now.
 

@@ -146,9 +146,8 @@ def tell() -> worlds.World:
     settle(world)
     expect(world.decide("halt"))
     expect(world.decide("retire"))
-    for token, place in (("base", "recall"), ("quote", "treasury")):
-        to = world.wallet("base", world.protocol) if place == "recall" else world.known["treasury"]
-        expect(world.decide("recall", 2**63, 0, known={"from": world.known[f"vault_{token}"], "to": to}))
+    expect(world.recall("base"))
+    expect(world.recall("quote"))
     settle(world)
     expect(world.call("finish_retirement"))
     return world

@@ -2,37 +2,33 @@
 
     python tools/solana_replay.py story.json answer.json
 
-Imports solders and the standard library alone: anchorpy and solana don't work with its newer versions.
+Imports solders, the loader's steps and the standard library alone: anchorpy and solana don't work with its newer
+versions.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import struct
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 from solders.account import Account
 from solders.clock import Clock
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.litesvm import LiteSVM
 from solders.message import Message
 from solders.pubkey import Pubkey
-from solders.system_program import CreateAccountParams, create_account
 from solders.transaction import Transaction
 from solders.transaction_metadata import FailedTransactionMetadata
 
-# https://docs.rs/solana-loader-v3-interface: buffer, program and program data begin with their state.
-LOADER: Final = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
-BUFFER_HEADER, PROGRAM_SIZE = 37, 36
-INITIALISE_BUFFER, WRITE, DEPLOY = 0, 1, 2
-SYSTEM: Final = Pubkey.default()
-RENT: Final = Pubkey.from_string("SysvarRent111111111111111111111111111111111")
-CLOCK: Final = Pubkey.from_string("SysvarC1ock11111111111111111111111111111111")
-CHUNK: Final = 900  # of a program in one transaction, which has at most 1,232 bytes
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agents.solana_loader import data_address, deployment, upgrade_authority  # noqa: E402
+
 DEPLOYER: Final = Keypair.from_seed(b"deployer of programs, for replay")
 
 
@@ -75,34 +71,20 @@ class Replay:
                 self.wrong.append(f"transaction {number} {step['name']}: {key} {came[key]!r}, not {step[key]!r}")
 
     def deploy(self, step: dict[str, Any]) -> None:
-        """Buffer, writes, DeployWithMaxDataLen: the runtime's verifier reads the program."""
+        """Buffer, writes, DeployWithMaxDataLen: the runtime's verifier reads the program. Then nobody can replace it."""
         program, key = base64.b64decode(step["program"]), Keypair.from_seed(bytes.fromhex(step["seed"]))
         payer, buffer = DEPLOYER, Keypair.from_seed(key.secret()[::-1])
         self.svm.airdrop(payer.pubkey(), 10**12)
-        make_buffer = [
-            self._create(payer, buffer, BUFFER_HEADER + len(program)),
-            _loader(struct.pack("<I", INITIALISE_BUFFER), (buffer, "w"), (payer, "")),
-        ]
-        sent = [self._must(make_buffer, payer, buffer)]
-        for at in range(0, len(program), CHUNK):
-            chunk = program[at : at + CHUNK]
-            data = struct.pack("<IIQ", WRITE, at, len(chunk)) + chunk
-            sent.append(self._must([_loader(data, (buffer, "w"), (payer, "s"))], payer))
-        data_address, _ = Pubkey.find_program_address([bytes(key.pubkey())], LOADER)
-        deploy = _loader(
-            struct.pack("<IQ", DEPLOY, len(program)), (payer, "sw"), (data_address, "w"), (key, "w"), (buffer, "w"),
-            (RENT, ""), (CLOCK, ""), (SYSTEM, ""), (payer, "s"),
+        keys = {"buffer": buffer, "program": key}
+        steps = deployment(
+            program, payer=payer.pubkey(), program=key.pubkey(), buffer=buffer.pubkey(),
+            rent_lamports=self.svm.minimum_balance_for_rent_exemption,
         )  # fmt: skip
-        sent.append(self._must([self._create(payer, key, PROGRAM_SIZE), deploy], payer, key))
+        sent = [self._must(one.instructions, payer, *(keys[name] for name in one.signers)) for one in steps]
+        data = self.svm.get_account(data_address(key.pubkey()))
+        if upgrade_authority(bytes(data.data)) is not None:
+            self.wrong.append(f"program {key.pubkey()} can still be upgraded")
         self.deployed[str(key.pubkey())] = (sum(sent), len(sent))
-
-    def _create(self, payer: Keypair, made: Keypair, size: int) -> Instruction:
-        lamports = self.svm.minimum_balance_for_rent_exemption(size)
-        return create_account(
-            CreateAccountParams(
-                from_pubkey=payer.pubkey(), to_pubkey=made.pubkey(), lamports=lamports, space=size, owner=LOADER
-            )
-        )
 
     def _must(self, instructions: list[Instruction], payer: Keypair, *signers: Keypair) -> int:
         """Compute units of a transaction that must succeed."""
@@ -133,15 +115,6 @@ def outcome(result: Any) -> dict[str, Any]:
         code = getattr(inner, "code", None)
         error = str(inner) if code is None else f"error {code}"
     return {"error": error, "events": events, "units": meta.compute_units_consumed()}
-
-
-def _loader(data: bytes, *accounts: tuple[Keypair | Pubkey, str]) -> Instruction:
-    """An instruction of the loader; of each account: s when it signs, w when it is written to."""
-    metas = [
-        AccountMeta(account.pubkey() if isinstance(account, Keypair) else account, "s" in role, "w" in role)
-        for account, role in accounts
-    ]
-    return Instruction(LOADER, data, metas)
 
 
 def main() -> None:

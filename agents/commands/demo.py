@@ -25,6 +25,7 @@ from agents.training import TRADED_FROM, prepare_series, train_demo_artefact
 HISTORY_MARGIN_S = 3600
 # Often enough that the graph-node is never further behind than the blocks of which the chain keeps the state.
 INDEX_EVERY_BARS = 25
+CHAINS = ("evm", "evm,solana")
 
 
 @click.command()
@@ -34,6 +35,7 @@ INDEX_EVERY_BARS = 25
 @click.option("--evm", "kind", type=click.Choice(["auto", "anvil", "py-evm"]), default="auto", show_default=True)
 @click.option("--seed", default=1, show_default=True, help="Seed of the training.")
 @click.option("--train-steps", default=131_072, show_default=True, help="Decisions to train on.")
+@click.option("--chains", default="evm", show_default=True, help="evm, or evm,solana: a vault on a local Solana, too.")
 @click.option("--graph", "with_graph", is_flag=True, help="Index it with a local graph-node; in a terminal it stays.")
 @click.option("--keep", is_flag=True, help="With --graph: keep chain and graph-node until interrupted.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
@@ -56,6 +58,7 @@ def run(
     kind: str,
     seed: int,
     train_steps: int,
+    chains: str,
     with_graph: bool,
     keep: bool,
     out: Path,
@@ -63,6 +66,8 @@ def run(
 ) -> None:
     """One run, and its report in `out`."""
     begun = time.perf_counter()
+    if chains not in CHAINS:
+        raise ValueError(f"--chains {chains}: choose one of {' and '.join(CHAINS)}")
     if with_graph:
         if kind == "py-evm":
             raise ValueError("--graph needs a chain that others can ask: leave out --evm py-evm")
@@ -77,7 +82,15 @@ def run(
     console.print(f"prices: {symbols}")
     artefact = train_demo_artefact(series, first_bar, seed=seed, total_steps=train_steps, folder=out, say=console.print)
     trained = time.perf_counter()
-    config = DemoConfig(series=series, first_bar=first_bar, bars=bars, artefact=artefact, out=out, seed=seed)
+    config = DemoConfig(
+        series=series,
+        first_bar=first_bar,
+        bars=bars,
+        artefact=artefact,
+        out=out,
+        seed=seed,
+        with_solana="solana" in chains,
+    )
     first_s = int(next(iter(series.values())).timestamps_s[first_bar - artefact.observation.lookback])
     with start_evm(kind, timestamp_s=first_s - HISTORY_MARGIN_S) as evm, ExitStack() as stack:
         demo = Demo(evm, config, console.print)

@@ -883,15 +883,26 @@ class Ledger:
         self._tell("Allocated", vault=vault, amount=amount, units=units, unit_price=m.unit_price)
 
     def recall(
-        self, d: Decision, vault: Key, feeds: Feeds, source: Key, destination: Key, amount: int, fallback_e8: int
+        self,
+        d: Decision,
+        vault: Key,
+        feeds: Feeds,
+        source: Key,
+        destination: Key,
+        mint: Key,
+        amount: int,
+        fallback_e8: int,
     ) -> None:
         """Derives no state and depends on no price: whatever is broken, what can be transferred can leave."""
         p, v = self._protocol(), self._vault(vault)
         self._carry_out(d, vault)
-        m, is_quote = self._read_prices(v, feeds), source == v.quote_account
-        mint = p.config.quote_mint if is_quote else v.manifest.base_mint
-        check(self.tokens[destination].mint == mint, "WrongMint")
-        check(self.tokens[destination].owner == self.key and destination != p.rewards, "WrongTokenAccount")
+        m, is_quote, to = self._read_prices(v, feeds), mint == p.config.quote_mint, self.tokens[destination]
+        check(is_quote or mint == v.manifest.base_mint, "WrongMint")
+        check(source == (v.quote_account if is_quote else v.base_account), "WrongAddress")
+        check(to.mint == mint, "WrongMint")
+        check(to.owner == self.key, "WrongTokenAccount")
+        check(not is_quote or destination == p.treasury, "WrongAddress")
+        check(destination != p.rewards, "WrongTokenAccount")
         price_e8 = m.price_e8 or v.last_price_e8
         if not is_quote and m.price_e8 == 0:
             check(fallback_e8 <= v.last_price_e8, "FallbackTooHigh")
@@ -966,6 +977,12 @@ class Ledger:
         check(p.sum_of_caps <= budget_per_epoch, "BudgetExceeded")
         p.config.budget_per_epoch = budget_per_epoch
 
+    def allow_claims(self, d: Decision) -> None:
+        p = self._protocol()
+        self._carry_out(d, self.key)
+        p.claims_stopped_until_s = 0
+        self._tell("ClaimsStopped", protocol=self.key, until_s=0)
+
     def pay(self, d: Decision, source: Key, destination: Key, amount: int) -> None:
         p = self._protocol()
         self._carry_out(d, destination)
@@ -994,6 +1011,7 @@ class Ledger:
         p = self._protocol()
         self._check_guardians_alone(d)
         check(until_s <= self.now_s + LONGEST_STOP_S, "StopTooLong")
+        check(until_s > p.claims_stopped_until_s, "AlreadyStopped")  # what can be sent again only ever adds
         p.claims_stopped_until_s = until_s
         self._tell("ClaimsStopped", protocol=self.key, until_s=until_s)
 

@@ -1,8 +1,8 @@
 """The program beside its model: whatever is tried in whatever order, both answer the same and keep the same books.
 
-The program runs in Solana's own virtual machine. After every instruction its outcome or error, all events, every account
-that the program keeps and every token balance must be what the model says. MARKETFLOW_SOLANA_SEQUENCES raises the number
-of sequences, each of 60 steps; MARKETFLOW_SOLANA_FIRST_SEQUENCE is the number of the first.
+The program runs in Solana's own virtual machine. After every instruction its outcome or error, all events, every
+account that the program keeps and every token balance must be what the model says. MARKETFLOW_SOLANA_SEQUENCES raises
+the number of sequences, each of 60 steps; MARKETFLOW_SOLANA_FIRST_SEQUENCE is the number of the first.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ SETTINGS = {
     "a token of a millionth by Pyth": Setting(6, 173, is_pyth=True, rate=7, cap=3 * 10**6, depth=10**5 * QUOTE),
     "a bitcoin on a thin market": Setting(
         8, 60_000 * 10**8, rate=10**6, cap=900 * TOKEN, depth=120_000 * QUOTE,
-        config=(("max_unsettled", 1), ("slippage_decay_s", 3600), ("vesting_s", 7200), ("budget_per_epoch", 2000 * TOKEN)),
+        config=(
+            ("max_unsettled", 1), ("slippage_decay_s", 3600), ("vesting_s", 7200), ("budget_per_epoch", 2000 * TOKEN),
+        ),
     ),
     "so large that sums do not fit": Setting(
         0, 10**13, rate=1, cap=MOST_U64 // 16, capital=MOST_I64 // 3, depth=MOST_I64 // 3,
@@ -540,8 +542,17 @@ class Walk:
         to = both.wallet_of(someone)
         known = {"controller": caller.pubkey(), "agent": someone.agent, "vault": vault, "destination": to}
         sent = both.send("withdraw_bond", amount, known=known, signers=(caller,))
-        both.told("withdraw_bond", sent, self.model.withdraw_bond, someone.agent, caller.pubkey(), vault, both.feeds, to,
-                  amount)  # fmt: skip
+        both.told(
+            "withdraw_bond",
+            sent,
+            self.model.withdraw_bond,
+            someone.agent,
+            caller.pubkey(),
+            vault,
+            both.feeds,
+            to,
+            amount,
+        )
 
     def fund_rewards(self, part: int) -> None:
         both = self.both
@@ -587,8 +598,8 @@ class Walk:
             both.made += [key, known["vault_quote"], known["vault_base"]]
         error = both.told(
             "open_vault", sent, self.model.open_vault, decision, modelled(model.Manifest, manifest), key=key,
-            id=self._id(manifest), agent=someone.agent, last_vault=known["last_vault"], quote_account=known["vault_quote"],
-            base_account=known["vault_base"], quote_decimals=6, base_decimals=setting.base_decimals,
+            id=self._id(manifest), agent=someone.agent, last_vault=known["last_vault"],
+            quote_account=known["vault_quote"], base_account=known["vault_base"], quote_decimals=6, base_decimals=setting.base_decimals,
         )  # fmt: skip
         if not error:
             someone.vaults.append(key)
@@ -603,8 +614,10 @@ class Walk:
         limits = self.both.world.manifest(limits=changes).limits
         cap, artefact = min(MOST_U64, self.both.setting.cap * cap_part // BPS), bytes([word] * 32)
         sent, decision = self.both.decide("update_vault", list(artefact), limits, cap, known=known, flaw=flaw)
-        self.both.told("update_vault", sent, self.model.update_vault, decision, vault, someone.agent, self.both.feeds, artefact,
-                       modelled(model.Limits, limits), cap)  # fmt: skip
+        self.both.told(
+            "update_vault", sent, self.model.update_vault, decision, vault, someone.agent, self.both.feeds, artefact,
+            modelled(model.Limits, limits), cap,
+        )  # fmt: skip
 
     def allocate(self, who: int, part: int, flaw: str) -> None:
         if (found := self.vault_of(who)) is None:
@@ -617,19 +630,27 @@ class Walk:
     def recall(
         self, who: int, is_quote: bool, part: int, fallback_part: int, where: str, flaw: str, is_old: bool
     ) -> None:
+        """`where`: an account that is wrong for it, or "" for the right one."""
         if (found := self.vault_of(who, is_old)) is None:
             return
         _, vault, known = found
         both, v = self.both, self.model.vaults[vault]
-        kind = "quote" if is_quote else "base"
+        kind, other = ("quote", "base") if is_quote else ("base", "quote")
         amount = min(MOST_U64, (v.quote_held if is_quote else v.base_held) * part // BPS)
         fallback_e8 = v.last_price_e8 * fallback_part // BPS
-        source = known["vault_" + kind]
+        mint = both.world.quote_mint if is_quote else both.world.base_mint
+        source, right = known["vault_" + kind], known["treasury"] if is_quote else both.kept["base"]
         to = {
-            "treasury": known["treasury"], "kept": both.kept[kind], "rewards": known["rewards"], "purse": both.purse[kind],
-        }[where]  # fmt: skip
-        sent, decision = both.decide("recall", amount, fallback_e8, known=known | {"from": source, "to": to}, flaw=flaw)
-        both.told("recall", sent, self.model.recall, decision, vault, both.feeds, source, to, amount, fallback_e8)
+            "kept": both.kept["quote"], "rewards": known["rewards"], "purse": both.purse[kind],
+            "other": both.kept[other],
+        }.get(where, right)  # fmt: skip
+        if where == "source":
+            source = known["vault_" + other]
+        elif where == "mint":
+            mint = both.world.reward_mint
+        accounts = known | {"from": source, "to": to}
+        sent, decision = both.decide("recall", mint, amount, fallback_e8, known=accounts, flaw=flaw)
+        both.told("recall", sent, self.model.recall, decision, vault, both.feeds, source, to, mint, amount, fallback_e8)
 
     def govern(self, who: int, name: str, flaw: str) -> None:
         if (found := self.vault_of(who)) is None:
@@ -702,6 +723,10 @@ class Walk:
         until_s = self.model.now_s + seconds
         sent, decision = self.both.decide("stop_claims", until_s, known={}, subject="protocol", flaw=flaw)
         self.both.told("stop_claims", sent, self.model.stop_claims, decision, until_s)
+
+    def allow_claims(self, flaw: str) -> None:
+        sent, decision = self.both.decide("allow_claims", known={}, subject="protocol", flaw=flaw)
+        self.both.told("allow_claims", sent, self.model.allow_claims, decision)
 
     # --- trading
 
@@ -791,7 +816,7 @@ class Walk:
         self.both.publish()
         self.govern(who, "retire", "")
         for is_quote in (True, False):
-            self.recall(who, is_quote, 3 * BPS, BPS, "kept", "", False)
+            self.recall(who, is_quote, 3 * BPS, BPS, "", "", False)
         self.settle(who, 0, True)
         self.settle(who, 0, True)
         self.finish_retirement(who, False)
@@ -861,15 +886,16 @@ ACTIONS: dict[str, tuple[int, Callable[[Walk, Chance], None]]] = {
     "register": (2, lambda w, c: w.register(c.who())),
     "set signing key": (1, lambda w, c: w.set_signing_key(c.who(), c.rarely(3), c.who())),
     "deposit bond": (3, lambda w, c: w.deposit_bond(c.who(), c.part())),
-    "withdraw bond": (4, lambda w, c: w.withdraw_bond(c.who(), c.part(), c.rarely(3), c.seldom([0]) if c.rarely() else None)),
+    "withdraw bond": (4, lambda w, c: w.withdraw_bond(c.who(), c.part(), c.rarely(3), 0 if c.rarely() else None)),
     "fund rewards": (3, lambda w, c: w.fund_rewards(c.part())),
     "open vault": (3, lambda w, c: w.open_vault(c.who(), c.flaw(), c.seldom(MANIFEST_FAULTS, 4), c.rarely())),
     "update vault": (3, lambda w, c: w.update_vault(
-        c.who(), c.flaw(), c.choice([0, 1, 3000, BPS, BPS, BPS, 2 * BPS, 9 * BPS]), c.some(LIMITS_TRIED), c.randrange(1, 3))),
+        c.who(), c.flaw(), c.choice([0, 1, 3000, BPS, BPS, BPS, 2 * BPS, 9 * BPS]), c.some(LIMITS_TRIED),
+        c.randrange(1, 3))),
     "allocate": (5, lambda w, c: w.allocate(c.who(), c.part(), c.flaw())),
     "recall": (4, lambda w, c: w.recall(
         c.who(), c.rarely(2), c.part(), c.choice([0, 5000, BPS, BPS + 1]),
-        c.choice(["treasury", "kept", "kept", "kept", "rewards", "purse"]), c.flaw(), c.rarely())),
+        c.seldom(["kept", "rewards", "purse", "other", "source", "mint"], 4), c.flaw(), c.rarely())),
     "resume": (5, lambda w, c: w.govern(c.who(), "resume", c.flaw())),
     "retire": (1, lambda w, c: w.govern(c.who(), "retire", c.flaw())),
     "halt": (1, lambda w, c: w.govern(c.who(), "halt", c.flaw())),
@@ -880,7 +906,8 @@ ACTIONS: dict[str, tuple[int, Callable[[Walk, Chance], None]]] = {
     "pay": (1, lambda w, c: w.pay(c.part(), c.choice(["treasury", "kept", "rewards"]), c.flaw())),
     "withdraw rewards": (1, lambda w, c: w.withdraw_rewards(c.part(), c.flaw())),
     "skip decision": (1, lambda w, c: w.skip_decision(not c.rarely(3), c.flaw())),
-    "stop claims": (1, lambda w, c: w.stop_claims(c.choice([-1, 0, 0, 60, 30 * DAY_S, 30 * DAY_S + 1]), c.flaw())),
+    "stop claims": (1, lambda w, c: w.stop_claims(c.choice([-1, 0, 0, 60, 60, 30 * DAY_S, 30 * DAY_S + 1]), c.flaw())),
+    "allow claims": (2, lambda w, c: w.allow_claims(c.flaw())),
     "trade": (24, lambda w, c: w.trade(c.who(), not c.rarely(2), c.part(), c.seldom(ORDER_FAULTS, 16))),
     "observe": (6, lambda w, c: w.observe(c.who(), c.rarely())),
     "close window": (3, lambda w, c: w.close_window(c.who(), c.rarely())),
@@ -888,7 +915,8 @@ ACTIONS: dict[str, tuple[int, Callable[[Walk, Chance], None]]] = {
     "close by decision": (2, lambda w, c: w.close_by_decision(
         c.who(), c.choice([0, 0, 1, -1, -(10**6), -(10**9), -MOST_I64, -MOST_I64 - 1]), c.flaw())),
     "claim": (4, lambda w, c: w.claim(c.who(), c.rarely(), c.rarely())),
-    "settle": (8, lambda w, c: w.settle(c.who(), c.choice([-700, -200, -30, 0, 40, 100, 300, 300, 900]), not c.rarely(3))),
+    "settle": (8, lambda w, c: w.settle(
+        c.who(), c.choice([-700, -200, -30, 0, 40, 100, 300, 300, 900]), not c.rarely(3))),
     "squeeze": (3, lambda w, c: w.squeeze(
         c.who(), c.choice(sorted(LIMITS_TRIED)), [(not c.rarely(3), c.part()) for _ in range(3)])),
     "begin anew": (1, lambda w, c: w.succeed(c.who())),
@@ -954,14 +982,15 @@ class Small:
     def __init__(self, capital: int = 10_000) -> None:
         feed = model.Feed("base feed", 1, 500, 0, 8, 1, 10**12)
         self.config = model.Config(
-            evm_chain_id=1, outbox=b"", threshold=2, guardian_count=3, guardians=[bytes([n] * 20) for n in (1, 2, 3)] + [bytes(20)] * 13,
+            evm_chain_id=1, outbox=b"", threshold=2, guardian_count=3,
+            guardians=[bytes([number] * 20) for number in (1, 2, 3)] + [bytes(20)] * 13,
             quote_mint="quote", reward_mint="reward", chainlink="chainlink", pyth="pyth",
             quote_feed=model.Feed("quote feed", 1, 500, 0, 8, 98 * 10**6, 102 * 10**6), genesis_s=START_S,
             epoch_length_s=EPOCH_S, window_length_s=WINDOW_S, vesting_s=30, max_unsettled=2, budget_per_epoch=10**6,
             max_reward_rate=10, min_bond=1000, slippage_decay_s=1000, gap_allowance_bps=500, ceilings=LIMITS,
         )  # fmt: skip
         self.manifest = model.Manifest(b"\x01" * 32, AGENT, "base", feed, "venue", "pool", LIMITS, 10, 5000, 0)
-        self.l = Ledger("protocol", START_S)
+        self.ledger = Ledger("protocol", START_S)
         tokens = {
             "payer's": "reward",
             "controller's": "reward",
@@ -969,59 +998,61 @@ class Small:
             "pool base": "base",
             "kept": "base",
         }
-        self.l.tokens = {name: Tokens(mint, name, 10**9) for name, mint in tokens.items()}
-        self.l.tokens["controller's"].owner = "controller"
-        self.l.tokens["kept"].owner = "protocol"
-        self.l.markets["pool"] = Market("pool quote", "pool base", 100)
+        self.ledger.tokens = {name: Tokens(mint, name, 10**9) for name, mint in tokens.items()}
+        self.ledger.tokens["controller's"].owner = "controller"
+        self.ledger.tokens["kept"].owner = "protocol"
+        self.ledger.markets["pool"] = Market("pool quote", "pool base", 100)
         self.price_e8, self.rounds = 2 * 10**8, 0
-        self.ok(self.l.initialise, self.config, 3, id=b"", treasury="treasury", rewards="rewards")
-        self.l.tokens["treasury"].amount = 10**9
-        self.ok(self.l.register_agent, AGENT, "controller", "signer")
-        self.ok(self.l.deposit_bond, AGENT, "payer's", 50_000)
-        self.ok(self.l.fund_rewards, "payer's", 20_000)
-        self.ok(self.l.open_vault, self.decision, self.manifest, key=VAULT, id=b"", agent=AGENT, last_vault="none",
+        self.ok(self.ledger.initialise, self.config, 3, id=b"", treasury="treasury", rewards="rewards")
+        self.ledger.tokens["treasury"].amount = 10**9
+        self.ok(self.ledger.register_agent, AGENT, "controller", "signer")
+        self.ok(self.ledger.deposit_bond, AGENT, "payer's", 50_000)
+        self.ok(self.ledger.fund_rewards, "payer's", 20_000)
+        self.ok(self.ledger.open_vault, self.decision, self.manifest, key=VAULT, id=b"", agent=AGENT, last_vault="none",
                 quote_account="vault quote", base_account="vault base", quote_decimals=3, base_decimals=3)  # fmt: skip
         if capital:
-            self.ok(self.l.allocate, self.decision, VAULT, AGENT, self.feeds, capital)
+            self.ok(self.ledger.allocate, self.decision, VAULT, AGENT, self.feeds, capital)
 
     def ok(self, instruction: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        assert self.l.run(instruction, *args, **kwargs) == ""
+        assert self.ledger.run(instruction, *args, **kwargs) == ""
 
     @property
     def decision(self) -> Decision:
-        nonce = self.l.protocol.nonce if self.l.protocol else 0
-        return Decision(nonce, self.l.now_s, (0, 2))
+        nonce = self.ledger.protocol.nonce if self.ledger.protocol else 0
+        return Decision(nonce, self.ledger.now_s, (0, 2))
 
     @property
     def feeds(self) -> Feeds:
-        now_s = self.l.now_s
+        now_s = self.ledger.now_s
         return Feeds(Round("base feed", 1, now_s, self.price_e8), Round("quote feed", 1, now_s, 10**8))
 
     @property
     def vault(self) -> model.Vault:
-        return self.l.vaults[VAULT]
+        return self.ledger.vaults[VAULT]
 
     def pay(self, amount_in: int, amount_out: int, *, is_buy: bool) -> None:
         """The market pays exactly that for it, at no fee."""
-        self.l.markets["pool"].fee_bps = 0
+        self.ledger.markets["pool"].fee_bps = 0
         reserves = (amount_in, 2 * amount_out) if is_buy else (2 * amount_out, amount_in)
-        self.l.tokens["pool quote"].amount, self.l.tokens["pool base"].amount = reserves
+        self.ledger.tokens["pool quote"].amount, self.ledger.tokens["pool base"].amount = reserves
 
     def trade(self, amount_in: int, amount_out: int, *, is_buy: bool) -> str:
         self.pay(amount_in, amount_out, is_buy=is_buy)
         v = self.vault
-        order = Order(v.nonce, self.l.now_s, amount_in, 0, v.manifest.artefact_hash, b"\x02" * 32, b"\x03" * 32, is_buy)
-        return self.l.run(self.l.trade, "signer", VAULT, AGENT, self.feeds, order)
+        order = Order(
+            v.nonce, self.ledger.now_s, amount_in, 0, v.manifest.artefact_hash, b"\x02" * 32, b"\x03" * 32, is_buy
+        )
+        return self.ledger.run(self.ledger.trade, "signer", VAULT, AGENT, self.feeds, order)
 
     def settle(self, *prices_e8: int) -> None:
         """The next window, observed at those prices, is closed."""
         schedule = model.Schedule(self.config)
-        epoch = schedule.epoch_at(self.l.now_s)
-        self.l.now_s = schedule.window_start_s(epoch)
+        epoch = schedule.epoch_at(self.ledger.now_s)
+        self.ledger.now_s = schedule.window_start_s(epoch)
         for self.price_e8 in prices_e8:
-            self.ok(self.l.observe, VAULT, AGENT, self.feeds)
-        self.l.now_s += WINDOW_S
-        self.ok(self.l.close_window, VAULT, AGENT)
+            self.ok(self.ledger.observe, VAULT, AGENT, self.feeds)
+        self.ledger.now_s += WINDOW_S
+        self.ok(self.ledger.close_window, VAULT, AGENT)
 
 
 FEED = model.Feed("feed", 1, 60, 100, 8, 5, 10**10)
@@ -1063,7 +1094,7 @@ def test_model_buys_at_the_price_less_the_shortfall() -> None:
     assert (v.quote_held, v.base_held, v.nonce, v.sequence) == (9000, 496, 1, 1)
     assert (v.guard.slippage.level, v.guard.turnover_today, v.guard.trades_today) == (8, 1000, 1)
     assert v.guard.last_unit_price == 9992 * ONE // 10_000
-    assert w.l.events[-1][1]["shortfall"] == 8
+    assert w.ledger.events[-1][1]["shortfall"] == 8
     # 1,000 base would be worth 2,000: more than is held.
     assert w.trade(1000, 2000, is_buy=False) == "InsufficientHoldings"
     assert w.trade(1000, 494, is_buy=True) == "SlippageExceeded"
@@ -1076,14 +1107,14 @@ def test_model_adds_slippage_up_and_forgets_it_by_the_second() -> None:
     w = Small()
     w.vault.manifest.limits.max_cumulative_slippage_bps = 20  # 20 of 10,000
     w.vault.manifest.limits.max_trade_slippage_bps = 300
-    w.l.protocol.config.ceilings.max_trade_slippage_bps = 300
+    w.ledger.protocol.config.ceilings.max_trade_slippage_bps = 300
     assert w.trade(1000, 490, is_buy=True) == ""
     assert w.trade(1000, 494, is_buy=True) == "CumulativeSlippageExceeded"
     # After 100 of 1,000 seconds a tenth of the cap is gone: 19 (of a value of 9,980) * 100 / 1000 = 1.
-    w.l.now_s += 100
+    w.ledger.now_s += 100
     assert w.trade(1000, 500, is_buy=True) == ""
     assert w.vault.guard.slippage.level == 19
-    w.l.now_s += 400
+    w.ledger.now_s += 400
     assert w.trade(1000, 500, is_buy=True) == ""
     assert w.vault.guard.slippage.level == 19 - 19 * 400 // 1000
 
@@ -1092,11 +1123,12 @@ def test_model_refuses_position_turnover_and_count_beyond_their_limits() -> None
     w = Small()
     assert w.trade(8002, 4001, is_buy=True) == "PositionExceeded"
     assert w.trade(8000, 4000, is_buy=True) == ""
-    for _ in range(2):
-        assert w.trade(4000, 8000, is_buy=False) == ""
-        assert w.trade(6000, 3000, is_buy=True) == ("" if _ == 0 else "TurnoverExceeded")
-        assert w.trade(3000, 6000, is_buy=False) == ("" if _ == 0 else "InsufficientHoldings")
-        break
+    # 30,000 of 10,000 may be turned over: 8,000, 8,000, 6,000, 6,000 and no 3,000 any more.
+    assert w.trade(4000, 8000, is_buy=False) == ""
+    assert w.trade(6000, 3000, is_buy=True) == ""
+    assert w.trade(3000, 6000, is_buy=False) == ""
+    assert w.trade(3000, 1500, is_buy=True) == "TurnoverExceeded"
+    assert w.vault.guard.turnover_today == 28_000
     w.vault.manifest.limits.max_trades_per_day = w.vault.guard.trades_today
     assert w.trade(10, 5, is_buy=True) == "TradeCountExceeded"
 
@@ -1113,11 +1145,11 @@ def test_model_keeps_a_fall_in_mind_as_a_day_s_loss_then_a_drawdown_then_a_halt(
         (149_900_000, model.DAY_LOSS | model.DRAWDOWN | HALTED),
     ):
         w.price_e8 = price_e8
-        w.ok(w.l.observe, VAULT, AGENT, w.feeds)
+        w.ok(w.ledger.observe, VAULT, AGENT, w.feeds)
         assert w.vault.guard.reasons == reasons
     assert w.vault.guard.halted_at_s == START_S
     w.price_e8 = 2 * 10**8
-    w.ok(w.l.resume, w.decision, VAULT, AGENT, w.feeds)
+    w.ok(w.ledger.resume, w.decision, VAULT, AGENT, w.feeds)
     assert (w.vault.guard.reasons, w.vault.guard.peak, w.vault.guard.halted_at_s) == (model.DAY_LOSS, ONE, 0)
 
 
@@ -1126,9 +1158,9 @@ def test_model_rolls_the_references_of_yesterday_and_today() -> None:
     assert w.trade(5000, 2500, is_buy=True) == ""
     seen = []
     for days, price_e8 in ((0, 220_000_000), (1, 240_000_000), (1, 230_000_000), (3, 230_000_000)):
-        w.l.now_s += days * DAY_S
+        w.ledger.now_s += days * DAY_S
         w.price_e8 = price_e8
-        w.ok(w.l.observe, VAULT, AGENT, w.feeds)
+        w.ok(w.ledger.observe, VAULT, AGENT, w.feeds)
         seen.append((w.vault.guard.before_today, w.vault.guard.before_yesterday))
     assert seen == [
         (ONE, ONE),
@@ -1141,8 +1173,8 @@ def test_model_rolls_the_references_of_yesterday_and_today() -> None:
 def test_model_knows_the_worst_case() -> None:
     w = Small()
     # 10,000 units at 1.1 are 11,000; at the hard drawdown 8,800; after a gap of 500 bps 8,360; less 10,000.
-    assert w.l._worst_profit(w.vault, 11 * ONE // 10, 11 * ONE // 10) == -1640
-    assert w.l._worst_profit(w.vault, ONE // 2, ONE) == -5000
+    assert w.ledger._worst_profit(w.vault, 11 * ONE // 10, 11 * ONE // 10) == -1640
+    assert w.ledger._worst_profit(w.vault, ONE // 2, ONE) == -5000
 
 
 def test_model_rewards_the_lowest_of_a_window_and_takes_back_to_the_highest() -> None:
@@ -1152,21 +1184,21 @@ def test_model_rewards_the_lowest_of_a_window_and_takes_back_to_the_highest() ->
     # Profits of 300, 200 and 1,000: the account moves by 200, at a rate of 10.
     r = w.vault.reward
     assert (r.pending_move, r.window_lowest, r.window_highest, r.window_observations) == (200, 200, 1000, 3)
-    assert w.l.run(w.l.reward_agent, VAULT, AGENT, 201) == "PnlMismatch"
-    w.ok(w.l.reward_agent, VAULT, AGENT, 200)
+    assert w.ledger.run(w.ledger.reward_agent, VAULT, AGENT, 201) == "PnlMismatch"
+    w.ok(w.ledger.reward_agent, VAULT, AGENT, 200)
     r = w.vault.reward
-    assert (r.credited, r.rewarded, r.unvested, r.earmark, w.l.protocol.free) == (200, 2000, 2000, 5000, 13_000)
+    assert (r.credited, r.rewarded, r.unvested, r.earmark, w.ledger.protocol.free) == (200, 2000, 2000, 5000, 13_000)
     # A third has vested after ten of thirty seconds.
-    w.l.now_s += 10
+    w.ledger.now_s += 10
     w.price_e8 = 208_000_000
-    w.ok(w.l.claim, VAULT, AGENT, w.feeds, "controller's")
-    assert w.l.events[-1][1]["amount"] == 666
+    w.ok(w.ledger.claim, VAULT, AGENT, w.feeds, "controller's")
+    assert w.ledger.events[-1][1]["amount"] == 666
     # Down to 50 at the highest: 1,500 are taken back, 1,334 of what is unclaimed and the rest from the bond.
     w.settle(202_000_000, 200_000_000)
-    w.ok(w.l.reward_agent, VAULT, AGENT, -150)
+    w.ok(w.ledger.reward_agent, VAULT, AGENT, -150)
     r = w.vault.reward
     assert (r.credited, r.clawed_back, r.unvested, r.vested) == (50, 1500, 0, 0)
-    assert (w.l.agents[AGENT].bond, w.l.protocol.free) == (50_000 - 166, 14_500)
+    assert (w.ledger.agents[AGENT].bond, w.ledger.protocol.free) == (50_000 - 166, 14_500)
     assert r.rewarded - r.clawed_back == 10 * r.credited
 
 
@@ -1175,18 +1207,18 @@ def test_model_pays_no_more_than_the_cap_and_nothing_for_a_missed_window() -> No
     assert w.trade(5000, 2500, is_buy=True) == ""
     w.settle(250_000_000)
     assert w.vault.reward.pending_move == 500  # 5,000 / 10 of 1,250
-    w.ok(w.l.reward_agent, VAULT, AGENT, 500)
-    w.l.now_s += EPOCH_S
+    w.ok(w.ledger.reward_agent, VAULT, AGENT, 500)
+    w.ledger.now_s += EPOCH_S
     w.settle(250_000_000)
-    assert (w.l.events[-1][1]["is_missed"], w.vault.reward.is_pending) == (True, False)
+    assert (w.ledger.events[-1][1]["is_missed"], w.vault.reward.is_pending) == (True, False)
 
 
 def test_model_takes_back_whole_multiples_of_the_rate_only() -> None:
     w = Small()
-    w.l.agents[AGENT].bond, w.vault.reward.is_pending, w.vault.reward.pending_move = 1009, True, -200
+    w.ledger.agents[AGENT].bond, w.vault.reward.is_pending, w.vault.reward.pending_move = 1009, True, -200
     w.vault.reward.credited = 200
-    w.ok(w.l.reward_agent, VAULT, AGENT, -200)
-    assert (w.vault.reward.credited, w.l.agents[AGENT].bond) == (100, 9)
+    w.ok(w.ledger.reward_agent, VAULT, AGENT, -200)
+    assert (w.vault.reward.credited, w.ledger.agents[AGENT].bond) == (100, 9)
 
 
 def test_model_vests_at_the_mean_of_the_ends_rounded_up() -> None:
@@ -1203,14 +1235,16 @@ def test_model_recalls_units_by_value_and_forgets_the_rest_when_empty() -> None:
     assert w.trade(4000, 2000, is_buy=True) == ""
     w.price_e8 = 3 * 10**8
     # Of 12,000: 1,000 base are 3,000, so a quarter of the units.
-    w.ok(w.l.recall, w.decision, VAULT, w.feeds, "vault base", "kept", 1000, 0)
+    w.ok(w.ledger.recall, w.decision, VAULT, w.feeds, "vault base", "kept", "base", 1000, 0)
     assert (w.vault.units, w.vault.net_flow, w.vault.base_held) == (7500, -7000, 1000)
     missing = Feeds(None, w.feeds.quote)
-    refused = w.l.run(w.l.recall, w.decision, VAULT, missing, "vault base", "kept", 1000, 2 * 10**8 + 1)
+    refused = w.ledger.run(
+        w.ledger.recall, w.decision, VAULT, missing, "vault base", "kept", "base", 1000, 2 * 10**8 + 1
+    )
     assert refused == "FallbackTooHigh"  # nobody has observed the price of 3
-    w.ok(w.l.recall, w.decision, VAULT, missing, "vault base", "kept", 1000, 10**8)
+    w.ok(w.ledger.recall, w.decision, VAULT, missing, "vault base", "kept", "base", 1000, 10**8)
     assert (w.vault.units, w.vault.net_flow) == (7500 - 7500 * 1000 // 7000, -6000)
-    w.ok(w.l.recall, w.decision, VAULT, missing, "vault quote", "treasury", MOST_U64, 0)
+    w.ok(w.ledger.recall, w.decision, VAULT, missing, "vault quote", "treasury", "quote", MOST_U64, 0)
     assert (w.vault.units, w.vault.net_flow, w.vault.emptied_s) == (0, 0, START_S)
 
 
@@ -1227,12 +1261,12 @@ def test_model_wants_what_was_signed_in_its_turn_and_in_time() -> None:
         (replace(good, signers=(0,)), "NotEnoughGuardians"),
         (replace(good, expires_s=START_S - 1), "DecisionExpired"),
     ):
-        before = copy.deepcopy(vars(w.l))
-        assert w.l.run(w.l.allocate, bad, VAULT, AGENT, w.feeds, 100) == error
-        assert vars(w.l) == before | {"events": []}
-    assert w.l.run(w.l.skip_decision, good) == "DecisionNotExpired"
-    w.ok(w.l.skip_decision, replace(good, expires_s=START_S - 1))
-    assert w.l.run(w.l.allocate, good, VAULT, AGENT, w.feeds, 100) == "BadAttestation"
+        before = copy.deepcopy(vars(w.ledger))
+        assert w.ledger.run(w.ledger.allocate, bad, VAULT, AGENT, w.feeds, 100) == error
+        assert vars(w.ledger) == before | {"events": []}
+    assert w.ledger.run(w.ledger.skip_decision, good) == "DecisionNotExpired"
+    w.ok(w.ledger.skip_decision, replace(good, expires_s=START_S - 1))
+    assert w.ledger.run(w.ledger.allocate, good, VAULT, AGENT, w.feeds, 100) == "BadAttestation"
 
 
 def test_model_pool_pays_by_the_product_less_the_fee() -> None:
