@@ -153,6 +153,13 @@ CHAPTERS: Mapping[str, Mapping[str, Lazy]] = {
             ["manifests", "manifests --deployments deployments --json"],
         ),
     },
+    "On Solana": {
+        "solana": Lazy(
+            "solana:cli", "Vaults, ledger and rewards on Solana.",
+            ["solana demo", "solana node", "solana status --url https://…",
+             "solana trade VAULT --artefact eth.json --every 300"],
+        ),
+    },
     "On a local chain": {
         "demo": Lazy("demo:cli", "The whole circle with real prices.", ["demo", "demo --bars 300 --json"]),
         "node": Lazy("node:cli", "A chain to try the others on.", ["node", "node --port 0 --json"]),

@@ -109,7 +109,9 @@ class SolanaSide:
         pool = self.deployment.contract(self.evm, "pool")
         guardians = [list(bytes.fromhex(key.address[2:])) for key in self.guardians]
         return {
-            "evm_chain_id": self.deployment.chain_id, "outbox": list(bytes.fromhex(self.outbox.address[2:])),
+            "cluster": Pubkey.from_bytes(bytes(self.node.genesis)),
+            "evm_chain_id": self.deployment.chain_id,
+            "outbox": list(bytes.fromhex(self.outbox.address[2:])),
             "threshold": THRESHOLD, "guardian_count": GUARDIANS, "reserved": [0, 0],
             "guardians": guardians + [[0] * 20] * (16 - GUARDIANS),
             "quote_mint": self.chain.quote, "reward_mint": self.chain.token, "chainlink": CHAINLINK, "pyth": PYTH,

@@ -15,6 +15,7 @@ slots, and a trade's id is the vault's head after it.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import based58
 from solana.rpc.api import Client
 from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
 from solders.hash import Hash
@@ -240,7 +242,7 @@ class Courier:
         if (err := meta.get("err")) is not None:
             refusal = self._refusal(err, logs) or Refusal(_name(err), f"the runtime said {json.dumps(err)}")
             return Landed(signature=signature, slot=slot, at_s=at_s or 0, refusal=refusal, told=told)
-        events = list(self.ledger.events(logs))
+        events = [*self.ledger.events(logs), *self.ledger.entries(_calls(told))]
         return Landed(signature=signature, slot=slot, at_s=at_s or 0, events=events, told=told)
 
     # What errors mean
@@ -556,19 +558,19 @@ class SolanaKeeper:
 
     def observe(self) -> Landed:
         """Derives the vault's state and keeps it; inside a window also the profit."""
-        return self._ask("observe")
+        return self.ask("observe")
 
     def close_window(self) -> Landed:
         """Freezes the result of the last window that ended."""
-        return self._ask("close_window")
+        return self.ask("close_window")
 
     def reward(self, pnl: int) -> Landed:
         """Applies the frozen result, which must be that: base units of quote, negative for a loss."""
-        return self._ask("reward_agent", pnl)
+        return self.ask("reward_agent", pnl)
 
     def claim(self, destination: Pubkey) -> Landed:
         """Pays what has vested to a token account of the controller's."""
-        return self._ask("claim", destination=destination)
+        return self.ask("claim", destination=destination)
 
     def pending(self) -> int | None:
         """The frozen result that `reward` wants; None when there is none."""
@@ -578,7 +580,7 @@ class SolanaKeeper:
         reward = self._courier.ledger.decode(data).reward
         return reward.pending_move if reward.is_pending else None
 
-    def _ask(self, name: str, *args: Any, **known: Pubkey) -> Landed:
+    def ask(self, name: str, *args: Any, **known: Pubkey) -> Landed:
         """Sent until it landed. A refusal that the node foresees is answered without sending: no signature, no slot."""
         courier, attempts = self._courier, list[Attempt]()
         message = unsealed(courier.ledger.instruction(name, self._known | known, *args), self._payer.pubkey)
@@ -689,6 +691,17 @@ def vault_nonce(raw: bytes) -> int:
 def _trade_id(trade: Mapping[str, Any]) -> str:
     """The vault's head after it."""
     return "0x" + str(trade["head"].hex())
+
+
+def _calls(told: Mapping[str, Any]) -> Iterator[tuple[Pubkey, bytes]]:
+    """What a transaction's instructions called: program and data of each, in order."""
+    message = VersionedTransaction.from_bytes(base64.b64decode(told["transaction"][0])).message
+    loaded = told["meta"].get("loadedAddresses") or {}
+    keys = [*message.account_keys, *(Pubkey.from_string(key) for key in loaded.get("writable", ()))]
+    keys += [Pubkey.from_string(key) for key in loaded.get("readonly", ())]
+    for group in told["meta"].get("innerInstructions") or ():
+        for call in group["instructions"]:
+            yield keys[call["programIdIndex"]], based58.b58decode(call["data"].encode())
 
 
 def _is_final(status: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Deploying a program through Solana's upgradeable loader: a buffer, writes, deployment, and then nobody can replace it.
+"""Deploying a program by Solana's upgradeable loader: a buffer, writes, deployment; then nobody can replace it.
 
 Imports solders and the standard library alone: the same steps are taken on newer runtimes, where nothing else of ours
 runs (`tools/solana_replay.py`).

@@ -33,6 +33,8 @@ NO_HEAD: Final = bytes(32)
 # anchorpy copies structures deeply, and solders' keys of this version don't say how they are copied.
 copyreg.pickle(Pubkey, lambda key: (Pubkey.from_bytes, (bytes(key),)))
 
+# How Anchor marks an event that is the data of a call.
+_EVENT_TAG: Final = hashlib.sha256(b"anchor:event").digest()[:8][::-1]
 _INVOKE = re.compile(r"^Program (\w+) invoke \[\d+\]$")
 _FAILED = re.compile(r"^Program (\w+) failed: custom program error: 0x([0-9a-f]+)$")
 _RETURN = re.compile(r"^Program (\w+) (?:success|failed.*)$")
@@ -139,6 +141,19 @@ class AnchorProgram:
                 if event is not None:
                     yield Event(event.name, {name: _plain(value) for name, value in vars(event.data).items()})
 
+    def entries(self, calls: Iterable[tuple[Pubkey, bytes]]) -> Iterator[Event]:
+        """The events that the program wrote as data of calls of itself: a log can be cut, calls can't.
+
+        Args:
+            calls: The calls that a transaction's instructions made of programs, in order: which program, and the data.
+                Not the transaction's own instructions: those anybody writes.
+        """
+        for program, data in calls:
+            if program == self.id and data[:8] == _EVENT_TAG:
+                event = self._program.coder.events.parse(data[8:])
+                if event is not None:
+                    yield Event(event.name, {name: _plain(value) for name, value in vars(event.data).items()})
+
     def encode_event(self, event: Event) -> bytes:
         """The bytes that the event was written as, with its kind's eight in front."""
         kind = hashlib.sha256(f"event:{event.name}".encode()).digest()[:8]
@@ -206,6 +221,7 @@ class Ledger(AnchorProgram):
             "rewards": self.address(b"rewards", bytes(protocol)),
             "token_program": TOKEN_PROGRAM,
             "system_program": SYSTEM_PROGRAM,
+            "ledger_program": self.id,
         }
         if vault is not None:
             found |= {

@@ -134,7 +134,7 @@ class SolanaVaultReader:
     ) -> SolanaPrice:
         kind = FeedKind(feed.kind)
         described = Feed(
-            kind=kind, source=str(feed.source) if kind is FeedKind.CHAINLINK else bytes(feed.source).hex(),
+            kind=kind, source=str(feed.source),
             max_age_s=feed.max_age_s, max_confidence_bps=feed.max_confidence_bps, decimals=feed.decimals,
             least_e8=feed.least_e8, most_e8=feed.most_e8,
         )  # fmt: skip

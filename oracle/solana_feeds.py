@@ -5,7 +5,7 @@ same rounding: a price here is a price there. That there is none is an answer, w
 
 Chainlink: `Transmissions` version 2 of https://github.com/smartcontractkit/chainlink-solana (contracts/programs/store).
 An account is a header and a ring of rounds. Pyth: `PriceUpdateV2` of https://github.com/pyth-network/pyth-crosschain
-(target_chains/solana); anybody may bring the update of a feed, in an account of his own.
+(target_chains/solana).
 
 Prices are dollars x 1e8, rounded down; times unix seconds.
 """
@@ -33,6 +33,8 @@ BPS: Final = 10_000
 _HEADER_BYTES, _ROUND_BYTES = 8 + 192, 48
 _PYTH_BYTES: Final = 134
 _FULLY: Final = 1
+# A cluster's clock may lag behind the one that a price was published by.
+_AHEAD_S: Final = 60
 _U63: Final = 2**63
 _U64: Final = 2**64
 
@@ -65,7 +67,7 @@ class Missing(StrEnum):
 class Feed:
     """Where a price comes from, and when it is good enough: `Feed` of the program.
 
-    `source`: for Chainlink the account's address in base58, for Pyth the feed's id in hex.
+    `source`: the address of the feed's account, base58; of Pyth's the one that its push oracle keeps.
     """
 
     kind: FeedKind
@@ -109,9 +111,11 @@ def read_price(
     """
     if owner is None:
         return SolanaPrice(missing=Missing.NO_ACCOUNT)
+    if address != feed.source:
+        return SolanaPrice(missing=Missing.WRONG_FEED)
     if owner != (chainlink if feed.kind is FeedKind.CHAINLINK else pyth):
         return SolanaPrice(missing=Missing.WRONG_OWNER)
-    said = _chainlink(feed, address, data) if feed.kind is FeedKind.CHAINLINK else _pyth(feed, data)
+    said = _chainlink(feed, data) if feed.kind is FeedKind.CHAINLINK else _pyth(feed, data)
     if isinstance(said, Missing):
         return SolanaPrice(missing=said)
     missing = _why_not(said, feed, now_s, used_s)
@@ -123,7 +127,7 @@ def read_price(
 
 
 def _why_not(said: SolanaPrice, feed: Feed, now_s: int, used_s: int) -> Missing | None:
-    if said.published_s > now_s:
+    if said.published_s > now_s + _AHEAD_S:
         return Missing.FROM_THE_FUTURE
     if now_s - said.published_s > feed.max_age_s:
         return Missing.STALE
@@ -132,9 +136,7 @@ def _why_not(said: SolanaPrice, feed: Feed, now_s: int, used_s: int) -> Missing 
     return Missing.OLDER_THAN_USED if said.published_s < used_s else None
 
 
-def _chainlink(feed: Feed, address: str, data: bytes) -> SolanaPrice | Missing:
-    if address != feed.source:
-        return Missing.WRONG_FEED
+def _chainlink(feed: Feed, data: bytes) -> SolanaPrice | Missing:
     header = _header(data)
     if header is None or data[8 + 130] != feed.decimals:
         return Missing.MALFORMED
@@ -186,8 +188,6 @@ def _pyth(feed: Feed, data: bytes) -> SolanaPrice | Missing:
         return Missing.MALFORMED
     if data[40] != _FULLY:
         return Missing.NOT_VERIFIED
-    if data[41:73] != bytes.fromhex(feed.source.removeprefix("0x")):
-        return Missing.WRONG_FEED
     answer, confidence, exponent, published_s = struct.unpack_from("<qQiq", data, 73)
     if answer <= 0:
         return Missing.NOT_POSITIVE

@@ -71,7 +71,7 @@ class Replay:
                 self.wrong.append(f"transaction {number} {step['name']}: {key} {came[key]!r}, not {step[key]!r}")
 
     def deploy(self, step: dict[str, Any]) -> None:
-        """Buffer, writes, DeployWithMaxDataLen: the runtime's verifier reads the program. Then nobody can replace it."""
+        """Buffer, writes, DeployWithMaxDataLen: the runtime's verifier reads it. Then nobody can replace it."""
         program, key = base64.b64decode(step["program"]), Keypair.from_seed(bytes.fromhex(step["seed"]))
         payer, buffer = DEPLOYER, Keypair.from_seed(key.secret()[::-1])
         self.svm.airdrop(payer.pubkey(), 10**12)

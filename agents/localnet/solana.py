@@ -198,11 +198,10 @@ class LocalSolana:
             for mint, amount in ((self.quote, liquidity), (self.base, base)):
                 self.give(mint, self.wallet(mint, owner.pubkey()), min(amount * times, 2**62))
         known = self.pool | {
-            "payer": self.maker.pubkey(),
             "quote_source": self.wallet(self.quote, self.maker.pubkey()),
             "base_source": self.wallet(self.base, self.maker.pubkey()),
         }
-        self.send(self.market.instruction("create_pool", known, fee_bps, self.maker.pubkey()), signers=[self.maker])
+        self.send(self.market.instruction("create_pool", known, fee_bps), signers=[self.maker])
         self.send(self.market.instruction("add_liquidity", known, liquidity, base), signers=[self.maker])
 
     def arbitrage(self) -> None:

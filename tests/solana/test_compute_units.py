@@ -63,6 +63,7 @@ def story(w: World) -> dict[str, int]:
     took("retire, 2 signatures", w.decide("retire"))
     took("allowClaims, 2 signatures", w.decide("allow_claims", subject="protocol"))
     took("recall, 2 signatures", w.recall("quote"))
+    took("writeOff, 2 signatures", w.decide("write_off"))
     assert w.recall("base").error == ""
     w.wait(EPOCH_S - 1200)
     took("observe, empty", w.call("observe"))

@@ -58,7 +58,7 @@ UNITS_LIMIT = 1_400_000
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a transaction. `error`: the program's name for it, or what the runtime says; empty if it went well."""
+    """What became of a transaction. `error`: the program's name for it, or what the runtime says; empty if well."""
 
     error: str
     logs: list[str]
@@ -185,6 +185,14 @@ class World:
         meta = result.meta() if failed else result
         logs = meta.logs()
         events = [] if failed else [e for p in (self.ledger, self.market) for e in p.events(logs)]
+        if not failed:
+            keys = message.account_keys
+            calls = [
+                (keys[c.instruction().program_id_index], bytes(c.instruction().data))
+                for group in meta.inner_instructions()
+                for c in group
+            ]
+            events += self.ledger.entries(calls)
         return Sent(self._error(result.err(), logs) if failed else "", logs, meta.compute_units_consumed(), events)
 
     def _error(self, error: Any, logs: Sequence[str]) -> str:
@@ -289,7 +297,7 @@ class World:
             "max_age_s": 3600,
             "max_confidence_bps": 100,
             "decimals": 8,
-            "least_e8": 1,
+            "least_e8": 10**4,
             "most_e8": 10**14,
         }
         return self.types["Feed"](**(fields | changes))
@@ -297,6 +305,7 @@ class World:
     def _config(self) -> dict[str, Any]:
         guardians = [list(bytes.fromhex(key.address[2:])) for key in self.guardians]
         return {
+            "cluster": Pubkey.default(),
             "evm_chain_id": 31337,
             "outbox": list(self.outbox),
             "threshold": 2,
@@ -457,7 +466,7 @@ class World:
             "base_source": self.wallet("base", self.maker.pubkey(), base),
         }
         self.known |= {name: known[name] for name in ("pool", "pool_quote", "pool_base")}
-        made = self.send(self.market.instruction("create_pool", known, fee_bps, self.maker.pubkey()))
+        made = self.send(self.market.instruction("create_pool", known, fee_bps), signers=[self.maker])
         if made.error:
             return made
         return self.send(self.market.instruction("add_liquidity", known, quote, base), signers=[self.maker])

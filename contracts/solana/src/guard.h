@@ -38,7 +38,7 @@ INLINE int unit_price_down(u64 value, u64 units, u64 *to) {
 
 /* What is left of a decaying sum: it loses cap / duration each second. */
 static NOINLINE int decayed(const Bucket *bucket, u64 cap, i64 now_s, u64 duration_s, u64 *to) {
-    u64 elapsed_s = (u64)(now_s - bucket->written_s), lost;
+    u64 elapsed_s = now_s > bucket->written_s ? (u64)(now_s - bucket->written_s) : 0, lost;
     *to = 0;
     if (elapsed_s >= duration_s) return TRUE;
     if (!mul_div_down(cap, elapsed_s, duration_s, &lost)) return FALSE;
@@ -78,6 +78,13 @@ static NOINLINE int worst_profit(const Measure *m, u64 unit_price, u64 peak, i64
     if (!share_down(worst, BPS - m->config->gap_allowance_bps, &worst)) return FALSE;
     if (!mul_div_down(v->units, unit_price, ONE, &now)) return FALSE;
     return to_i64(min_u64(worst, now), &value) && add_i64(value, v->net_flow, to);
+}
+
+/* The accounts are those that were decided: else whoever sends an instruction could make a price missing. */
+static u64 check_feeds(const Vault *v, const Config *config, const Account *base_feed, const Account *quote_feed) {
+    CHECK(is_same(base_feed->key, &v->manifest.feed.source), WRONG_ADDRESS);
+    CHECK(is_same(quote_feed->key, &config->quote_feed.source), WRONG_ADDRESS);
+    return 0;
 }
 
 /* Nobody chooses among the prices that are fresh enough: what was published before the newest that the vault has used is
@@ -157,6 +164,7 @@ static NOINLINE void persist(Measure *m) {
 
 /* What every call does first. */
 static NOINLINE u64 sync(Measure *m, const Account *base_feed, const Account *quote_feed) {
+    TRY(check_feeds(m->vault, m->config, base_feed, quote_feed));
     read_prices(m, base_feed, quote_feed);
     TRY(derive(m));
     Reward *r = &m->vault->reward;

@@ -104,7 +104,7 @@ static u64 check_system_program(const Context *c, u64 at) { return is_zero(c->a[
 static u64 check_feed(const Feed *f) {
     CHECK(f->kind == FEED_CHAINLINK || f->kind == FEED_PYTH, BAD_CONFIG);
     CHECK(f->max_age_s > 0 && f->max_confidence_bps <= BPS && f->decimals <= 27, BAD_CONFIG);
-    CHECK(f->least_e8 > 0 && f->least_e8 <= f->most_e8, BAD_CONFIG);
+    CHECK(f->least_e8 >= LEAST_PRICE_E8 && f->least_e8 <= f->most_e8, BAD_CONFIG);
     return 0;
 }
 
@@ -290,6 +290,7 @@ static NOINLINE u64 excess_of(Measure *m, const Account *base_feed, const Accoun
     u64 needed, held;
     *to = 0;
     if (r->is_live) {
+        TRY(check_feeds(v, m->config, base_feed, quote_feed));
         read_prices(m, base_feed, quote_feed);
         TRY(derive(m));
         if (!m->is_priced) return 0;
@@ -579,8 +580,9 @@ static NOINLINE u64 recall(const Context *c) {
     x.agent = NULL;
     TRY(carry_out(c, x.protocol, VAULT, SIZE));
     measure_of(c, &x, &m);
-    read_prices(&m, c->a + BASE_FEED, c->a + QUOTE_FEED);
     Vault *v = x.vault;
+    TRY(check_feeds(v, m.config, c->a + BASE_FEED, c->a + QUOTE_FEED));
+    read_prices(&m, c->a + BASE_FEED, c->a + QUOTE_FEED);
     sol_memset_(&event, 0, sizeof(event));
     sol_memcpy_(&event.mint, c->args, sizeof(Key));
     int is_quote = is_same(&event.mint, &m.config->quote_mint);
@@ -598,6 +600,30 @@ static NOINLINE u64 recall(const Context *c) {
     event.vault = *c->a[VAULT].key;
     EMIT(event);
     return 0;
+}
+
+typedef struct {
+    u64 kind;
+    Key vault;
+    u64 amount;
+} WrittenOff;
+
+/* Base that can't be transferred any more, out of the books: a vault with it could never be empty. */
+static NOINLINE u64 write_off(const Context *c) {
+    enum { PROTOCOL, VAULT, AGENT, BASE_FEED, QUOTE_FEED, COUNT };
+    Party x;
+    Measure m;
+    TRY(begin_decided(c, COUNT, 0, &x, &m));
+    Vault *v = x.vault;
+    CHECK(v->base_held > 0, ZERO_AMOUNT);
+    WrittenOff event = {EVENT_WRITTEN_OFF, *c->a[VAULT].key, v->base_held};
+    v->base_held = 0;
+    if (is_empty(v)) {
+        v->units = 0;
+        v->emptied_s = c->now_s;
+    }
+    EMIT(event);
+    return sync_at(c, &x, VAULT, BASE_FEED, &m);
 }
 
 static NOINLINE u64 resume(const Context *c) {
@@ -838,9 +864,16 @@ typedef struct {
 } TradeRecorded;
 SIZE_CHECK(TradeRecorded, 8 + 336);
 
+/* How Anchor marks an event that is the data of a call: sha256("anchor:event"), its first eight bytes, the last first. */
+#define EVENT_TAG 0x1d9acb512ea545e4UL
+typedef struct {
+    u64 tag;
+    TradeRecorded event;
+} Entry;
+
 enum {
     T_SIGNING_KEY, T_PROTOCOL, T_VAULT, T_AGENT, T_VAULT_QUOTE, T_VAULT_BASE, T_BASE_FEED, T_QUOTE_FEED, T_VENUE, T_POOL,
-    T_POOL_QUOTE, T_POOL_BASE, T_TOKENS, T_COUNT
+    T_POOL_QUOTE, T_POOL_BASE, T_TOKENS, T_LEDGER, T_COUNT
 };
 
 static NOINLINE u64 authorise(const Context *c, const Party *x, const Order *order) {
@@ -876,6 +909,7 @@ static NOINLINE u64 swap(const Context *c, const Party *x, const Order *order, S
     CHECK(is_same(c->a[T_VENUE].key, &x->vault->manifest.venue) && c->a[T_VENUE].is_executable, WRONG_PROGRAM);
     CHECK(is_same(c->a[T_POOL].key, &x->vault->manifest.pool), WRONG_ADDRESS);
     CHECK(is_same(c->a[T_POOL].owner, c->a[T_VENUE].key), WRONG_OWNER);
+    CHECK(is_same(c->a[T_LEDGER].key, c->program), WRONG_PROGRAM);
     TRY(check_token_program(c, T_TOKENS));
     TRY(check_both_tokens(c, x));
     u64 in_before = token_amount(in), out_before = token_amount(out);
@@ -895,37 +929,50 @@ static NOINLINE u64 swap(const Context *c, const Party *x, const Order *order, S
     return 0;
 }
 
-static NOINLINE void record(const Context *c, const Measure *m, const Order *order, const Swap *s) {
+/* A log is cut when it is full, and whoever calls can fill it: an entry must not be lost that way. So it is the data of a
+ * call of this program by itself, which transactions keep whole, with the vault's signature, which nobody else has. */
+static NOINLINE u64 record(const Context *c, const Measure *m, const Order *order, const Swap *s) {
     Vault *v = m->vault;
-    TradeRecorded e;
-    e.kind = EVENT_TRADE_RECORDED;
-    e.vault = *c->a[T_VAULT].key;
-    e.agent = *c->a[T_AGENT].key;
-    e.sequence = v->sequence;
-    e.nonce = order->nonce;
-    e.amount_in = s->spent;
-    e.amount_out = s->received;
-    e.shortfall = s->shortfall;
-    e.price_e8 = m->price_e8;
-    e.base_answer = m->base.answer;
-    e.base_round = m->base.round;
-    e.base_published_s = m->base.published_s;
-    e.quote_answer = m->quote.answer;
-    e.quote_round = m->quote.round;
-    e.quote_published_s = m->quote.published_s;
-    e.value = m->value;
-    e.unit_price = m->unit_price;
-    e.quote_held = v->quote_held;
-    e.base_held = v->base_held;
-    e.traded_at_s = m->now_s;
-    sol_memcpy_(e.artefact_hash, order->artefact_hash, 3 * HASH);
-    sol_memset_(&e.is_buy, 0, 8);
-    e.is_buy = order->is_buy;
-    Bytes parts[2] = {{v->head, HASH}, {&e.vault, sizeof(e) - 8 - HASH}};
-    sol_sha256(parts, 2, e.head);
-    sol_memcpy_(v->head, e.head, HASH);
+    Entry entry;
+    TradeRecorded *e = &entry.event;
+    entry.tag = EVENT_TAG;
+    e->kind = EVENT_TRADE_RECORDED;
+    e->vault = *c->a[T_VAULT].key;
+    e->agent = *c->a[T_AGENT].key;
+    e->sequence = v->sequence;
+    e->nonce = order->nonce;
+    e->amount_in = s->spent;
+    e->amount_out = s->received;
+    e->shortfall = s->shortfall;
+    e->price_e8 = m->price_e8;
+    e->base_answer = m->base.answer;
+    e->base_round = m->base.round;
+    e->base_published_s = m->base.published_s;
+    e->quote_answer = m->quote.answer;
+    e->quote_round = m->quote.round;
+    e->quote_published_s = m->quote.published_s;
+    e->value = m->value;
+    e->unit_price = m->unit_price;
+    e->quote_held = v->quote_held;
+    e->base_held = v->base_held;
+    e->traded_at_s = m->now_s;
+    sol_memcpy_(e->artefact_hash, order->artefact_hash, 3 * HASH);
+    sol_memset_(&e->is_buy, 0, 8);
+    e->is_buy = order->is_buy;
+    Bytes parts[2] = {{v->head, HASH}, {&e->vault, sizeof(*e) - 8 - HASH}};
+    sol_sha256(parts, 2, e->head);
+    sol_memcpy_(v->head, e->head, HASH);
     v->sequence += 1;
-    EMIT(e);
+    SIGN_AS_VAULT(signer, v);
+    Call call = {c->program, {c->a + T_VAULT}, {SIGNS | STAYS}, 1, (const u8 *)&entry, sizeof(entry)};
+    return invoke(&call, &signer);
+}
+
+/* That call: nothing is done, the data is what matters. */
+static NOINLINE u64 keep_entry(const Context *c) {
+    CHECK(c->count == 1, MALFORMED);
+    TRY(check_signer(c->a));
+    return load(c, 0, ACCOUNT_VAULT, sizeof(Vault), FALSE);
 }
 
 static NOINLINE void refuse(const Context *c, const Order *order, u32 reasons) {
@@ -954,8 +1001,7 @@ static NOINLINE u64 trade(const Context *c) {
     TRY(swap(c, &x, order, &s));
     TRY(settle_swap(&m, order->is_buy, &s));
     x.vault->nonce += 1;
-    record(c, &m, order, &s);
-    return 0;
+    return record(c, &m, order, &s);
 }
 
 static NOINLINE u64 observe_vault(const Context *c) {
@@ -1106,6 +1152,7 @@ static u64 dispatch(const Context *c) {
     case IX_UPDATE_VAULT: return update_vault(c);
     case IX_ALLOCATE: return allocate(c);
     case IX_RECALL: return recall(c);
+    case IX_WRITE_OFF: return write_off(c);
     case IX_RESUME: return resume(c);
     case IX_RETIRE: return retire(c);
     case IX_FINISH_RETIREMENT: return finish_retirement(c);
@@ -1124,6 +1171,7 @@ static u64 dispatch(const Context *c) {
     case IX_CLOSE_WINDOW: return close(c);
     case IX_REWARD_AGENT: return reward_agent(c);
     case IX_CLAIM: return claim(c);
+    case EVENT_TAG: return keep_entry(c);
     default: return UNKNOWN_INSTRUCTION;
     }
 }

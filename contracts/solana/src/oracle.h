@@ -14,6 +14,8 @@
 #define CHAINLINK_HEADER 192
 #define CHAINLINK_ROUND 48
 #define PYTH_VERIFIED_FULLY 1
+/* A cluster's clock may lag behind the one that a price was published by. */
+#define AHEAD_S 60
 
 static int pow10_u64(u64 exponent, u64 *to) {
     if (exponent > 19) return FALSE;
@@ -32,7 +34,7 @@ static NOINLINE int scale_price(u64 amount, u64 from, u64 *to) {
 
 static NOINLINE int read_chainlink(const Account *a, const Feed *feed, Price *to) {
     const u8 *header = a->data + 8;
-    if (!is_same(a->key, &feed->source) || size_of(a) < 8 + CHAINLINK_HEADER) return FALSE;
+    if (size_of(a) < 8 + CHAINLINK_HEADER) return FALSE;
     if (*(const u64 *)a->data != TRANSMISSIONS || header[0] != 2 || header[130] != feed->decimals) return FALSE;
     u64 length = read_u32(header + 140), cursor = read_u32(header + 144);
     if (length == 0 || cursor >= length || 8 + CHAINLINK_HEADER + length * CHAINLINK_ROUND > size_of(a)) return FALSE;
@@ -49,7 +51,6 @@ static NOINLINE int read_pyth(const Account *a, const Feed *feed, Price *to) {
     u64 confidence, widest;
     if (size_of(a) < 134 || *(const u64 *)a->data != PRICE_UPDATE || a->data[40] != PYTH_VERIFIED_FULLY) return FALSE;
     const u8 *message = a->data + 41;
-    if (!is_equal(message, &feed->source, sizeof(Key))) return FALSE;
     to->answer = read_u64(message + 32);
     confidence = read_u64(message + 40);
     u32 exponent = read_u32(message + 48);
@@ -61,14 +62,15 @@ static NOINLINE int read_pyth(const Account *a, const Feed *feed, Price *to) {
     return scale_price(to->answer, (u32)(0 - exponent), &to->price_e8);
 }
 
-/* The price of a feed; FALSE when it is not there, of another owner, too old, of the future, too uncertain, or out of
- * bounds. A missing price is a reason to reduce, never an error: so nothing is said about which it is. */
+/* The price of a feed's account; FALSE when it is of another owner, too old, of the future, too uncertain, or out of bounds.
+ * A missing price is a reason to reduce, never an error: so nothing is said about which it is. Which account it is, is not
+ * the caller's to choose: check_feeds. */
 static NOINLINE int read_price(const Account *a, const Feed *feed, const Config *config, i64 now_s, Price *to) {
     sol_memset_(to, 0, sizeof(*to));
     int is_chainlink = feed->kind == FEED_CHAINLINK;
     if (!is_same(a->owner, is_chainlink ? &config->chainlink : &config->pyth)) return FALSE;
     if (!(is_chainlink ? read_chainlink(a, feed, to) : read_pyth(a, feed, to))) return FALSE;
-    if (to->published_s > now_s || now_s - to->published_s > (i64)feed->max_age_s) return FALSE;
+    if (to->published_s > now_s + AHEAD_S || now_s - to->published_s > (i64)feed->max_age_s) return FALSE;
     return to->price_e8 >= feed->least_e8 && to->price_e8 <= feed->most_e8;
 }
 

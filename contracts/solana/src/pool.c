@@ -29,27 +29,26 @@ static NOINLINE u64 make_reserve(const Context *c, u64 at, u64 mint, const char 
 }
 
 static NOINLINE u64 create_pool(const Context *c) {
-    enum { PAYER, POOL, QUOTE_MINT, BASE_MINT, POOL_QUOTE, POOL_BASE, TOKENS, SYSTEM, COUNT };
-    TRY(expect(c, COUNT, 4 + 32));
+    enum { MAKER, POOL, QUOTE_MINT, BASE_MINT, POOL_QUOTE, POOL_BASE, TOKENS, SYSTEM, COUNT };
+    TRY(expect(c, COUNT, 4));
     u32 fee_bps = *(const u32 *)c->args;
     u8 bump;
-    Key maker;
-    sol_memcpy_(&maker, c->args + 4, 32);
+    TRY(check_signer(c->a + MAKER));
     CHECK(fee_bps < BPS, BAD_FEE);
     CHECK(is_same(c->a[TOKENS].key, &TOKEN_PROGRAM) && is_zero(c->a[SYSTEM].key), WRONG_PROGRAM);
     TRY(check_mint(c->a + QUOTE_MINT));
     TRY(check_mint(c->a + BASE_MINT));
     Bytes seeds[5] = {
-        {"pool", 4}, {&maker, 32}, {c->a[QUOTE_MINT].key, 32}, {c->a[BASE_MINT].key, 32}, {&bump, 1},
+        {"pool", 4}, {c->a[MAKER].key, 32}, {c->a[QUOTE_MINT].key, 32}, {c->a[BASE_MINT].key, 32}, {&bump, 1},
     };
     TRY(check_address(c, POOL, seeds, 4, &bump));
     Seeds signer = {seeds, 5};
-    TRY(make_account(c->a + PAYER, c->a + POOL, sizeof(Pool), c->program, &signer));
+    TRY(make_account(c->a + MAKER, c->a + POOL, sizeof(Pool), c->program, &signer));
     TRY(make_reserve(c, POOL_QUOTE, QUOTE_MINT, "quote", 5));
     TRY(make_reserve(c, POOL_BASE, BASE_MINT, "base", 4));
     Pool *pool = (Pool *)c->a[POOL].data;
     pool->discriminator = ACCOUNT_POOL;
-    pool->maker = maker;
+    pool->maker = *c->a[MAKER].key;
     pool->quote_mint = *c->a[QUOTE_MINT].key;
     pool->base_mint = *c->a[BASE_MINT].key;
     pool->quote_account = *c->a[POOL_QUOTE].key;
@@ -115,6 +114,7 @@ static NOINLINE u64 swap(const Context *c) {
     TRY(check_writable(c->a + POOL));
     u64 pool_in = is_buy ? POOL_QUOTE : POOL_BASE, pool_out = is_buy ? POOL_BASE : POOL_QUOTE;
     u64 in_reserve = token_amount(c->a + pool_in), out_reserve = token_amount(c->a + pool_out);
+    CHECK(in_reserve > 0 && out_reserve > 0, ZERO_AMOUNT);
     CHECK(amount_out(in_reserve, out_reserve, amount_in, pool->fee_bps, &out), OVERFLOW);
     CHECK(out >= least_out && out > 0, SHORT_PAID);
     TRY(move_tokens(c->a + (is_buy ? OUR_QUOTE : OUR_BASE), c->a + pool_in, c->a + MAKER, amount_in, NULL));

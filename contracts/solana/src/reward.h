@@ -61,7 +61,7 @@ static NOINLINE u64 required(const Reward *r, u64 rate, i64 worst) {
 static u64 newly_vested(const Reward *r, i64 now_s, u64 *to) {
     *to = r->unvested;
     if (now_s >= r->vest_ends_s) return 0;
-    u64 elapsed_s = (u64)(now_s - r->vest_updated_s);
+    u64 elapsed_s = now_s > r->vest_updated_s ? (u64)(now_s - r->vest_updated_s) : 0;
     CHECK(mul_div_down(r->unvested, elapsed_s, (u64)(r->vest_ends_s - r->vest_updated_s), to), OVERFLOW);
     return 0;
 }
@@ -71,7 +71,7 @@ static NOINLINE u64 accrue(Reward *r, i64 now_s) {
     TRY(newly_vested(r, now_s, &newly));
     r->vested += newly; /* out of unvested: the sum does not change */
     r->unvested -= newly;
-    r->vest_updated_s = now_s;
+    if (now_s > r->vest_updated_s) r->vest_updated_s = now_s;
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "math.h"
 
 #define MAX_GUARDIANS 16
+#define LEAST_PRICE_E8 10000UL /* below it, one part in 10,000 would be lost in rounding */
 #define MAX_THRESHOLD 5 /* more signatures do not fit into a transaction */
 #define ADDRESS 20 /* of an Ethereum account */
 #define HASH 32
@@ -32,7 +33,7 @@ SIZE_CHECK(Limits, 40);
 
 /* Where a price comes from, and when it is good enough. Bounds are in 1e-8 dollars, both included. */
 typedef struct {
-    Key source; /* Chainlink: the feed's account. Pyth: the feed's id, whichever account carries it */
+    Key source; /* the feed's account: of Pyth the one that its push oracle keeps */
     u32 kind, max_age_s;
     u32 max_confidence_bps; /* Pyth's half interval; Chainlink has none */
     u32 decimals;           /* Chainlink's answers have these; Pyth says its own exponent */
@@ -43,6 +44,7 @@ SIZE_CHECK(Feed, 64);
 /* Everything that is decided when a protocol begins. Its hash is part of the protocol's address: whoever sends it, the same
  * words make the same protocol, and another's words another. */
 typedef struct {
+    Key cluster; /* Solana's own: the hash of its genesis. Only so that another cluster has other addresses */
     u64 evm_chain_id;
     u8 outbox[ADDRESS]; /* the contract whose decisions the guardians carry over */
     u8 threshold, guardian_count, reserved[2];
@@ -56,7 +58,7 @@ typedef struct {
     u32 slippage_decay_s, gap_allowance_bps;
     Limits ceilings;
 } Config;
-SIZE_CHECK(Config, 640);
+SIZE_CHECK(Config, 672);
 
 typedef struct {
     u64 discriminator;
@@ -68,7 +70,7 @@ typedef struct {
     i64 claims_stopped_until_s;
     u8 bump, reserved[7];
 } Protocol;
-SIZE_CHECK(Protocol, 784);
+SIZE_CHECK(Protocol, 816);
 
 typedef struct {
     u64 discriminator;
