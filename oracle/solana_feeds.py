@@ -25,6 +25,7 @@ from oracle.chainlink import Round
 # "contract addresses on Solana".
 CHAINLINK_STORE: Final = "HEvSKofvBgfaexv23kMabbYqxasxU3mQ4ibBMEmJWHny"
 PYTH_RECEIVER: Final = "rec5EKMGg6MxZYaMdyBfgwp4d5rB9T1VQH5pJv5LtFJ"
+PYTH_PUSH_ORACLE: Final = "pythWSnswVUd12oZpeFP8e9CVaEqJg25g1Vtc2biRsT"
 
 TRANSMISSIONS: Final = hashlib.sha256(b"account:Transmissions").digest()[:8]
 PRICE_UPDATE: Final = hashlib.sha256(b"account:PriceUpdateV2").digest()[:8]
@@ -74,6 +75,7 @@ class Feed:
     source: str
     max_age_s: int
     max_confidence_bps: int = 100
+    # Of Pyth, which says its own exponent, the shard.
     decimals: int = 8
     least_e8: int = 1
     most_e8: int = _U63
@@ -183,11 +185,21 @@ def chainlink_rounds(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield latest - back, at_s, answer
 
 
+def pyth_account_of(feed_id: bytes, shard: int = 0) -> str:
+    """Where Pyth's push oracle keeps a feed: the address, base58."""
+    from solders.pubkey import Pubkey  # not everybody who reads prices has it
+
+    oracle = Pubkey.from_string(PYTH_PUSH_ORACLE)
+    return str(Pubkey.find_program_address([shard.to_bytes(2, "little"), feed_id], oracle)[0])
+
+
 def _pyth(feed: Feed, data: bytes) -> SolanaPrice | Missing:
     if len(data) < _PYTH_BYTES or data[:8] != PRICE_UPDATE:
         return Missing.MALFORMED
     if data[40] != _FULLY:
         return Missing.NOT_VERIFIED
+    if pyth_account_of(data[41:73], feed.decimals) != feed.source:
+        return Missing.WRONG_FEED
     answer, confidence, exponent, published_s = struct.unpack_from("<qQiq", data, 73)
     if answer <= 0:
         return Missing.NOT_POSITIVE

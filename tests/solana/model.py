@@ -12,11 +12,15 @@ import copy
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, NamedTuple
 
 BPS = 10_000
 DAY_S = 86_400
+# A cluster's clock may lag behind the one that a price was published by.
+AHEAD_S = 60
+# Below it, one part in 10,000 would be lost in rounding.
+LEAST_PRICE_E8 = 10_000
 ONE = 10**9
 PRICE_ONE = 10**8
 MOST_U64, MOST_I64 = 2**64 - 1, 2**63 - 1
@@ -125,7 +129,7 @@ CHAINLINK, PYTH = 1, 2
 
 @dataclass(slots=True)
 class Feed:
-    # Chainlink: the account. Pyth: the id that every account with such a price carries.
+    # The account that carries it; of Pyth the one that its push oracle keeps for the feed and a shard.
     source: Key
     kind: int
     max_age_s: int
@@ -139,13 +143,14 @@ class Feed:
             self.kind in (CHAINLINK, PYTH)
             and self.max_age_s > 0
             and self.max_confidence_bps <= BPS
-            and self.decimals <= 27
-            and 0 < self.least_e8 <= self.most_e8
+            and self.decimals <= (27 if self.kind == CHAINLINK else 0xFFFF)  # Pyth says its own: it is the shard
+            and LEAST_PRICE_E8 <= self.least_e8 <= self.most_e8
         )
 
 
 @dataclass(slots=True)
 class Config:
+    cluster: Key
     evm_chain_id: int
     outbox: bytes
     threshold: int
@@ -246,12 +251,14 @@ class Round:
 class Update:
     """A Pyth account."""
 
-    feed_id: Key
+    account: Key
     price: int
     published_s: int
     confidence: int = 0
     exponent: int = -8
     is_full: bool = True
+    # The address is the push oracle's for the shard and the feed that it tells of.
+    is_of_its_feed: bool = True
 
 
 class Feeds(NamedTuple):
@@ -272,19 +279,19 @@ class Price:
 def read_price(account: Round | Update | None, feed: Feed, now_s: int) -> Price | None:
     """The price, or None when it is missing, old, of the future, uncertain, or out of bounds."""
     price = _read_chainlink(account, feed) if feed.kind == CHAINLINK else _read_pyth(account, feed)
-    if price is None or not 0 <= now_s - price.published_s <= feed.max_age_s:
+    if price is None or not -AHEAD_S <= now_s - price.published_s <= feed.max_age_s:
         return None
     return price if feed.least_e8 <= price.price_e8 <= feed.most_e8 else None
 
 
 def _read_chainlink(account: Round | Update | None, feed: Feed) -> Price | None:
-    if not isinstance(account, Round) or account.account != feed.source or account.decimals != feed.decimals:
+    if not isinstance(account, Round) or account.decimals != feed.decimals:
         return None
     return _scaled(account.answer, feed.decimals, account.round, account.published_s)
 
 
 def _read_pyth(account: Round | Update | None, feed: Feed) -> Price | None:
-    if not isinstance(account, Update) or account.feed_id != feed.source or not account.is_full:
+    if not isinstance(account, Update) or not account.is_full or not account.is_of_its_feed:
         return None
     if account.exponent > 0 or account.confidence > account.price * feed.max_confidence_bps // BPS:
         return None
@@ -458,6 +465,7 @@ class Tokens:
     mint: Key
     owner: Key
     amount: int = 0
+    is_frozen: bool = False
 
 
 @dataclass(slots=True)
@@ -469,6 +477,7 @@ class Market:
     fee_bps: int
 
     def amount_out(self, in_reserve: int, out_reserve: int, amount_in: int) -> int:
+        check(in_reserve > 0 and out_reserve > 0, "ZeroAmount")
         kept = mul_div_down(amount_in, BPS - self.fee_bps, BPS)
         return mul_div_down(out_reserve, kept, u64(in_reserve + kept))
 
@@ -525,6 +534,15 @@ class Schedule:
 Event = tuple[str, dict[str, Any]]
 
 
+def copied(value: Any) -> Any:
+    """A copy of books, with the keys that they have: those never change."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if is_dataclass(value):
+        return type(value)(*(copied(getattr(value, name)) for name in type(value).__slots__))  # type: ignore[attr-defined]
+    return list(value) if isinstance(value, list) else value
+
+
 class Ledger:
     """One protocol, the agents and vaults of it, and the token accounts that matter to them.
 
@@ -544,15 +562,23 @@ class Ledger:
 
     def run(self, instruction: Callable[..., None], *args: Any, **kwargs: Any) -> str:
         """Does one of the instructions. The error's name, and then nothing has changed; "" when it went well."""
-        kept = ("protocol", "agents", "vaults", "tokens")
-        before = copy.deepcopy({name: getattr(self, name) for name in kept})
-        self.events = []
+        before, self.events = self._kept(), []
         try:
             instruction(*args, **kwargs)
         except Refused as refused:
             vars(self).update(before, events=[])
             return str(refused)
         return ""
+
+    def would(self, instruction: Callable[..., None], *args: Any, **kwargs: Any) -> str:
+        """What it would answer: an error's name, or that of the last event. Nothing changes."""
+        before = self._kept()
+        answer = self.run(instruction, *args, **kwargs) or (self.events[-1][0] if self.events else "")
+        vars(self).update(before, events=[])
+        return answer
+
+    def _kept(self) -> dict[str, Any]:
+        return {name: copied(getattr(self, name)) for name in ("protocol", "agents", "vaults", "tokens")}
 
     def _tell(self, name: str, **fields: Any) -> dict[str, Any]:
         self.events.append((name, fields))
@@ -631,7 +657,9 @@ class Ledger:
         return i64(i64(min(worst, mul_div_down(v.units, unit_price, ONE))) + v.net_flow)
 
     def _read_prices(self, v: Vault, feeds: Feeds) -> Measure:
-        """What was published before the newest that the vault has used is no price."""
+        """Another account than was decided is an error; what is older than the newest that was used is no price."""
+        for account, feed in ((feeds.base, v.manifest.feed), (feeds.quote, self._protocol().config.quote_feed)):
+            check(account is None or account.account == feed.source, "WrongAddress")
         quote = read_price(feeds.quote, self._protocol().config.quote_feed, self.now_s)
         if quote is None or quote.published_s < v.last_quote_s:
             return Measure(0, Price(), Price(), is_quote_healthy=False)
@@ -784,17 +812,21 @@ class Ledger:
         p, agent = self._protocol(), self._agent(key)
         check(agent.controller == controller, "NotController")
         check(amount > 0, "ZeroAmount")
-        most = agent.bond
-        if agent.vault is not NOBODY:
-            check(agent.vault == vault, "WrongAddress")
-            v = self._vault(vault)
-            check(self._schedule().is_settled(v.reward, self.now_s), "NotSettled")
-            kept = p.config.min_bond if v.reward.is_live else 0
-            most = min(self._excess(v, agent, feeds), saturating_sub(agent.bond, kept))
-        check(amount <= most, "BondTooSmall")
+        check(amount <= self.releasable(key, vault, feeds), "BondTooSmall")
         agent.bond -= amount
         self._move_tokens(p.rewards, destination, amount)
         self._tell("BondChanged", agent=key, bond=agent.bond)
+
+    def releasable(self, key: Key, vault: Key, feeds: Feeds) -> int:
+        """What can leave an agent's bond: a live vault keeps the least."""
+        p, agent = self._protocol(), self._agent(key)
+        if agent.vault is NOBODY:
+            return agent.bond
+        check(agent.vault == vault, "WrongAddress")
+        v = self._vault(vault)
+        check(self._schedule().is_settled(v.reward, self.now_s), "NotSettled")
+        kept = p.config.min_bond if v.reward.is_live else 0
+        return min(self._excess(v, agent, feeds), saturating_sub(agent.bond, kept))
 
     def fund_rewards(self, source: Key, amount: int) -> None:
         p = self._protocol()
@@ -899,30 +931,49 @@ class Ledger:
         m, is_quote, to = self._read_prices(v, feeds), mint == p.config.quote_mint, self.tokens[destination]
         check(is_quote or mint == v.manifest.base_mint, "WrongMint")
         check(source == (v.quote_account if is_quote else v.base_account), "WrongAddress")
+        check(not self.tokens[source].is_frozen, "WrongTokenAccount")
         check(to.mint == mint, "WrongMint")
         check(to.owner == self.key, "WrongTokenAccount")
         check(not is_quote or destination == p.treasury, "WrongAddress")
         check(destination != p.rewards, "WrongTokenAccount")
+        held = v.quote_held if is_quote else v.base_held
+        sent, value, units = min(amount, held or self.tokens[source].amount), 0, 0
+        if held > 0:  # else what is in no book: given, or written off
+            value, units = self._take_out(v, m, is_quote, sent, fallback_e8)
+        self._move_tokens(source, destination, sent)
+        self._tell("Recalled", vault=vault, mint=mint, amount=sent, value=value, units=units)
+
+    def _take_out(self, v: Vault, m: Measure, is_quote: bool, sent: int, fallback_e8: int) -> tuple[int, int]:
+        """What leaves the books, and the units of as much value."""
         price_e8 = m.price_e8 or v.last_price_e8
         if not is_quote and m.price_e8 == 0:
             check(fallback_e8 <= v.last_price_e8, "FallbackTooHigh")
             price_e8 = fallback_e8
-        sent = min(amount, v.quote_held if is_quote else v.base_held)
         value = sent if is_quote else v.value_down(sent, price_e8)
         total = u64(v.quote_held + v.value_down(v.base_held, price_e8))
-        units = 0
-        if sent > 0:
-            units = mul_div_down(v.units, value, total) if total else 0
-            if is_quote:
-                v.quote_held -= sent
-            else:
-                v.base_held -= sent
-            if v.is_empty():
-                units, v.emptied_s = v.units, self.now_s
-            v.units -= units
-            v.net_flow = i64(v.net_flow + i64(value))
-            self._move_tokens(source, destination, sent)
-        self._tell("Recalled", vault=vault, mint=mint, amount=sent, value=value, units=units)
+        if sent == 0:
+            return value, 0
+        units = mul_div_down(v.units, value, total) if total else 0
+        if is_quote:
+            v.quote_held -= sent
+        else:
+            v.base_held -= sent
+        if v.is_empty():
+            units, v.emptied_s = v.units, self.now_s
+        v.units -= units
+        v.net_flow = i64(v.net_flow + i64(value))
+        return value, units
+
+    def write_off(self, d: Decision, vault: Key, agent: Key, feeds: Feeds) -> None:
+        """Base that is frozen, out of the books: a vault with it could never be empty."""
+        _, v, _ = self._begin_decided(d, vault, agent, feeds)
+        check(v.base_held > 0, "ZeroAmount")
+        check(self.tokens[v.base_account].is_frozen, "NotFrozen")
+        self._tell("WrittenOff", vault=vault, amount=v.base_held)
+        v.base_held = 0
+        if v.is_empty():
+            v.units, v.emptied_s = 0, self.now_s
+        self._sync(vault, feeds)
 
     def resume(self, d: Decision, vault: Key, agent: Key, feeds: Feeds) -> None:
         _, v, m = self._begin_decided(d, vault, agent, feeds)
@@ -1041,6 +1092,7 @@ class Ledger:
 
     def _swap(self, v: Vault, order: Order) -> int:
         """What the market pays; it takes the whole amount, as markets of constant product do."""
+        check(not self.tokens[v.base_account].is_frozen, "WrongTokenAccount")
         market = self.markets[v.manifest.pool]
         ours, theirs = (v.quote_account, v.base_account), (market.quote_account, market.base_account)
         if not order.is_buy:

@@ -22,6 +22,7 @@ from spl.token.instructions import (
 )
 
 from agents.solana_program import SYSTEM_PROGRAM, TOKEN_PROGRAM
+from oracle.solana_feeds import pyth_account_of
 from tests.solana.world import (
     ARTEFACT,
     CHAINLINK,
@@ -446,9 +447,9 @@ def test_while_the_quote_token_is_off_its_peg_nothing_trades_and_nothing_is_obse
 @pytest.fixture
 def pyth() -> World:
     world = World()
-    world.base_source = Pubkey.from_bytes(hashlib.sha256(b"pyth account").digest())
+    world.base_source = Pubkey.from_string(pyth_account_of(BASE_ID))
     world.known["base_feed"] = world.base_source
-    feed = world.feed(world.base_source, kind=2, max_age_s=60, max_confidence_bps=50)
+    feed = world.feed(world.base_source, kind=2, max_age_s=60, max_confidence_bps=50, decimals=0)
     world.put(world.base_source, price_update(BASE_ID, 2_000 * 10**8, world.now_s, confidence=10 * 10**8), PYTH)
     steps = (
         world.initialise,
@@ -468,6 +469,7 @@ UPDATES: dict[str, Callable[[World], bytes]] = {
     "signed by some only": lambda w: price_update(BASE_ID, 2_000 * 10**8, w.now_s, verification=b"\0\x05"),
     "with a positive exponent": lambda w: price_update(BASE_ID, 2_000, w.now_s, exponent=1),
     "with an absurd exponent": lambda w: price_update(BASE_ID, 2_000, w.now_s, exponent=-(2**31)),
+    "another feed's": lambda w: price_update(bytes(32), 2_000 * 10**8, w.now_s),
     "negative": lambda w: price_update(BASE_ID, -5, w.now_s),
 }
 

@@ -63,7 +63,9 @@ def story(w: World) -> dict[str, int]:
     took("retire, 2 signatures", w.decide("retire"))
     took("allowClaims, 2 signatures", w.decide("allow_claims", subject="protocol"))
     took("recall, 2 signatures", w.recall("quote"))
+    set_frozen(w, True)
     took("writeOff, 2 signatures", w.decide("write_off"))
+    set_frozen(w, False)
     assert w.recall("base").error == ""
     w.wait(EPOCH_S - 1200)
     took("observe, empty", w.call("observe"))
@@ -76,6 +78,14 @@ def story(w: World) -> dict[str, int]:
     to = w.wallet("reward", w.controller.pubkey())
     took("withdrawBond", w.call("withdraw_bond", most, signers=[w.controller], destination=to))
     return units
+
+
+def set_frozen(w: World, is_frozen: bool) -> None:
+    """As the mint's authority could."""
+    stored = w.svm.get_account(w.known["vault_base"])
+    data = bytearray(stored.data)
+    data[108] = 2 if is_frozen else 1
+    w.put(w.known["vault_base"], bytes(data), stored.owner)
 
 
 def test_no_instruction_costs_other_than_the_snapshot_says() -> None:

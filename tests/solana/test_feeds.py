@@ -15,6 +15,7 @@ from oracle.solana_feeds import (
     Missing,
     SolanaPrice,
     chainlink_rounds,
+    pyth_account_of,
     read_price,
 )
 from tests.solana.world import CHAINLINK, PYTH, World
@@ -22,7 +23,10 @@ from tests.solana.world import CHAINLINK, PYTH, World
 NOW_S = 1_790_000_000
 AT = "4vdnoyQJ2fTLr1tp8DcyoR5TQNQtr6BTBNz6GArXoFYz"
 LINK = Feed(kind=FeedKind.CHAINLINK, source=AT, max_age_s=3600, decimals=8, least_e8=10**4, most_e8=10**14)
-PYTH_FEED = Feed(kind=FeedKind.PYTH, source=AT, max_age_s=60, max_confidence_bps=50, least_e8=10**4, most_e8=10**14)
+PYTH_AT = pyth_account_of(bytes(32))
+PYTH_FEED = Feed(
+    kind=FeedKind.PYTH, source=PYTH_AT, decimals=0, max_age_s=60, max_confidence_bps=50, least_e8=10**4, most_e8=10**14
+)
 ROUND = [(7, NOW_S - 10, 2_000 * 10**8)]
 
 
@@ -31,7 +35,7 @@ def link(data: bytes, **how: object) -> SolanaPrice:
 
 
 def pyth(data: bytes, **how: object) -> SolanaPrice:
-    return read_price(PYTH_FEED, AT, PYTH_RECEIVER, data, **{"now_s": NOW_S, **how})  # type: ignore[arg-type]
+    return read_price(PYTH_FEED, PYTH_AT, PYTH_RECEIVER, data, **{"now_s": NOW_S, **how})  # type: ignore[arg-type]
 
 
 def test_why_chainlink_has_no_price() -> None:
@@ -56,6 +60,7 @@ def test_why_chainlink_has_no_price() -> None:
 def test_why_pyth_has_no_price() -> None:
     make = lambda **how: pyth_account(bytes(32), how.pop("price", 2_000 * 10**8), how.pop("at_s", NOW_S), **how)  # noqa: E731
     assert pyth(make()).price_e8 == 2_000 * 10**8
+    assert pyth(pyth_account(b"\1" * 32, 2_000 * 10**8, NOW_S)).missing is Missing.WRONG_FEED
     assert pyth(make(is_full=False)).missing is Missing.NOT_VERIFIED
     assert pyth(make(confidence=10 * 10**8)).missing is None
     assert pyth(make(confidence=10 * 10**8 + 1)).missing is Missing.TOO_UNCERTAIN
@@ -66,6 +71,14 @@ def test_why_pyth_has_no_price() -> None:
     assert pyth(make()[:133]).missing is Missing.MALFORMED
     assert pyth(make(price=2_000 * 10**5, exponent=-5)).price_e8 == 2_000 * 10**8
     assert pyth(make(price=2_000 * 10**10 + 99, exponent=-10)).price_e8 == 2_000 * 10**8
+
+
+def test_where_pyth_keeps_a_feed_is_where_mainnet_has_it() -> None:
+    """USDC / USD and SOL / USD, as public code quotes feeds and accounts."""
+    usdc = bytes.fromhex("eaa020c61cc479712813461ce153894a96a6c00b21ed0cfc2798d1f9a9e9c94a")
+    sol = bytes.fromhex("ef0d8b6fda2ceba41da15d4095d1da392a0d2f8ed0c6c7bc0f4cfac8c280b56d")
+    assert pyth_account_of(usdc) == "Dpw1EAVrSB1ibxiDQyTAW6Zip3J4Btk2x4SgApQCeFbX"
+    assert pyth_account_of(sol) == "7UVimffxr9ow1uXYxsr4LHAcV58mLzhmwaeKvJ1pjLiE"
 
 
 def test_the_rounds_that_an_account_still_has_are_told_newest_first() -> None:

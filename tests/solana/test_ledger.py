@@ -159,6 +159,8 @@ def test_limits_that_contradict_one_another_are_nobody_s_ceilings(world: World, 
         {"max_age_s": 0},
         {"max_confidence_bps": 10_001},
         {"decimals": 28},
+        {"kind": 2, "decimals": 2**16},
+        {"least_e8": 9_999},
         {"least_e8": 0},
         {"least_e8": 2, "most_e8": 1},
     ],
@@ -320,6 +322,15 @@ def test_a_recall_takes_no_vault_of_another_protocol(world: World) -> None:
     world.protocol = world.known["protocol"] = mine
 
 
+def moot(world: World, name: str, *args: int, error: str) -> None:
+    """The decision is used up, and did nothing."""
+    before, nonce = bytes(world.svm.get_account(world.known["vault"]).data), world.state("protocol").nonce
+    told = done(world.decide(name, *args)).event("DecisionMoot")
+    assert (told["nonce"], world.ledger.error(told["error"]).name) == (nonce, error)
+    assert bytes(world.svm.get_account(world.known["vault"]).data) == before
+    assert world.state("protocol").nonce == nonce + 1
+
+
 # --- windows and results
 
 
@@ -427,7 +438,7 @@ def test_windows_that_nobody_can_complete_are_closed_by_the_dao_and_pay_nothing(
     for _ in range(2):
         to_window(world)
         world.wait(WINDOW_S)
-    refused(world, lambda: world.decide("close_by_decision", 0), "NotOverdue")
+    moot(world, "close_by_decision", -5, error="NotOverdue")
     to_window(world)
     world.wait(WINDOW_S)
     refused(world, lambda: world.decide("close_by_decision", 1), "MoveMustNotPay")
@@ -444,7 +455,7 @@ def test_a_window_that_was_observed_is_not_the_dao_s_to_close(world: World) -> N
     to_window(world)
     done(world.call("observe"))
     world.wait(WINDOW_S)
-    refused(world, lambda: world.decide("close_by_decision", 0), "NotOverdue")
+    moot(world, "close_by_decision", -5, error="NotOverdue")
 
 
 # --- claims and bonds
@@ -567,6 +578,7 @@ def test_the_dao_pays_from_its_own_accounts(world: World) -> None:
 def test_base_that_was_frozen_for_good_is_written_off_so_that_the_vault_can_end(world: World) -> None:
     refused(world, lambda: world.decide("write_off"), "ZeroAmount")
     done(world.trade(2_000 * QUOTE, is_buy=True))
+    refused(world, lambda: world.decide("write_off"), "NotFrozen")
     stored = world.svm.get_account(world.known["vault_base"])
     data = bytearray(stored.data)
     data[108] = 2
@@ -578,6 +590,11 @@ def test_base_that_was_frozen_for_good_is_written_off_so_that_the_vault_can_end(
     assert told["amount"] > 0
     settle(world)
     done(world.call("finish_retirement"))
+    # If it thaws after all, it is not lost.
+    data[108] = 1
+    world.put(world.known["vault_base"], bytes(data), stored.owner)
+    done(world.recall("base"))
+    assert world.balance(world.known["vault_base"]) == 0
 
 
 def test_a_vault_retires_when_it_is_empty_and_settled_and_its_agent_is_free(world: World) -> None:
@@ -635,7 +652,13 @@ def test_a_vault_needs_a_bond() -> None:
         world.register(bond=99 * TOKEN).error,
         world.fund_rewards(10**5 * TOKEN).error,
     ] == [""] * 3
-    assert world.open_vault().error == "BondTooSmall"
+    manifest = world.manifest()
+    known = world.ledger.known(world.protocol, vault=world.ledger.vault(world.protocol, manifest))
+    known["last_vault"] = world.ledger.id
+    told = done(world.decide("open_vault", manifest, known=known)).event("DecisionMoot")
+    assert (told["nonce"], world.ledger.error(told["error"]).name) == (0, "BondTooSmall")
+    assert not world.svm.get_account(known["vault"]).data
+    assert world.state("protocol").nonce == 1
 
 
 # --- the ledger

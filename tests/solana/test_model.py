@@ -13,6 +13,7 @@ import os
 import random
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ from solders.pubkey import Pubkey
 
 from agents.solana_program import Event as Said
 from agents.solana_program import verify_chain
+from oracle.solana_feeds import pyth_account_of
 from tests.solana import model
 from tests.solana.model import (
     BPS,
@@ -38,6 +40,7 @@ from tests.solana.model import (
     Ledger,
     Market,
     Order,
+    Refused,
     Round,
     Tokens,
     Update,
@@ -56,10 +59,12 @@ from tests.solana.world import (
     transmissions,
 )  # fmt: skip
 
-SEQUENCES = int(os.environ.get("MARKETFLOW_SOLANA_SEQUENCES", "200"))
+SEQUENCES = int(os.environ.get("MARKETFLOW_SOLANA_SEQUENCES", "120"))
 FIRST = int(os.environ.get("MARKETFLOW_SOLANA_FIRST_SEQUENCE", "0"))
 SYSTEM = Pubkey.default()
-PYTH_ID = Pubkey.from_bytes(bytes(range(1, 33)))
+ANOTHER = Pubkey.from_bytes(bytes(range(1, 33)))
+PYTH_ID, PYTH_SHARD = bytes(range(2, 34)), 3
+PYTH_ACCOUNT = Pubkey.from_string(pyth_account_of(PYTH_ID, PYTH_SHARD))
 # Left to the comparison of the words themselves.
 UNSEEN = {"reserved", "bump", "digest"}
 FEE_BPS = 5
@@ -119,7 +124,7 @@ class Setting:
 
 SETTINGS = {
     "ether by Chainlink": Setting(),
-    "a token of a millionth by Pyth": Setting(6, 173, is_pyth=True, rate=7, cap=3 * 10**6, depth=10**5 * QUOTE),
+    "a token of a thousandth by Pyth": Setting(6, 123_456, is_pyth=True, rate=7, cap=3 * 10**6, depth=10**5 * QUOTE),
     "a bitcoin on a thin market": Setting(
         8, 60_000 * 10**8, rate=10**6, cap=900 * TOKEN, depth=120_000 * QUOTE,
         config=(
@@ -143,6 +148,8 @@ class Both:
             base_price_e8=setting.base_price_e8,
             config_changes={"min_bond": setting.bond // 10} | dict(setting.config),
         )
+        if setting.is_pyth:
+            w.base_source = PYTH_ACCOUNT
         self.model = Ledger(w.protocol, w.now_s)
         self.people = []
         for name in ("", " of the rival"):
@@ -247,14 +254,18 @@ class Both:
     def put(self, base: Round | Update | None, quote: Round | Update | None) -> None:
         """The two feeds' accounts say that from now on."""
         self.base, self.quote = base, quote
-        for address, said in ((self.world.base_source, base), (self.world.quote_source, quote)):
+        known = self.world.known
+        known["base_feed"], known["quote_feed"] = self.world.base_source, self.world.quote_source
+        for name, said in (("base_feed", base), ("quote_feed", quote)):
+            address = known[name] = known[name] if said is None else said.account
             if isinstance(said, Round):
                 data = transmissions([(said.round, said.published_s, said.answer)], decimals=said.decimals)
                 self.world.put(address, data, CHAINLINK)
             elif isinstance(said, Update):
                 data = price_update(
-                    bytes(said.feed_id), said.price, said.published_s, confidence=said.confidence,
-                    exponent=said.exponent, verification=b"\x01" if said.is_full else b"\x00\x05",
+                    PYTH_ID if said.is_of_its_feed else bytes(32), said.price, said.published_s,
+                    confidence=said.confidence, exponent=said.exponent,
+                    verification=b"\x01" if said.is_full else b"\x00\x05",
                 )  # fmt: skip
                 self.world.put(address, data, PYTH)
             else:
@@ -265,7 +276,7 @@ class Both:
         at_s, self.rounds = self.model.now_s if at_s is None else at_s, self.rounds + 1
         base: Round | Update = Round(self.world.base_source, self.rounds, at_s, self.base_e8)
         if self.setting.is_pyth:
-            base = Update(PYTH_ID, self.base_e8 * 10**4, at_s, confidence=self.base_e8 * 7, exponent=-12)
+            base = Update(self.world.base_source, self.base_e8 * 10**4, at_s, confidence=self.base_e8 * 7, exponent=-12)
         self.put(base, Round(self.world.quote_source, self.rounds, at_s, self.quote_e8))
 
     def follow(self) -> None:
@@ -359,8 +370,8 @@ def beginning(name: str) -> Both:
 FLAWS = ["nonce", "late", "few", "order", "twice", "all", "forged"]
 ORDER_FAULTS = ["nonce", "late", "artefact", "explanation", "observation", "key", "least", "zero"]
 FEED_FAULTS = [
-    "missing", "zero", "negative", "decimals", "old", "older", "edge", "future", "huge", "partial", "uncertain",
-    "edge of doubt", "another", "exponent",
+    "missing", "zero", "negative", "decimals", "old", "older", "edge", "ahead", "future", "huge", "partial",
+    "uncertain", "edge of doubt", "another", "exponent", "of another",
 ]  # fmt: skip
 MANIFEST_FAULTS = ["limits", "loose", "rate", "no rate", "cap", "feed", "mint", "agent"]
 LIMITS_TRIED = {
@@ -463,7 +474,7 @@ class Walk:
         both.publish()
         good = both.base if is_base else both.quote
         is_pyth = isinstance(good, Update)
-        amount, source = ("price", "feed_id") if is_pyth else ("answer", "account")
+        amount = "price" if is_pyth else "answer"
         changes: dict[str, dict[str, Any]] = {
             "zero": {amount: 0},
             "negative": {amount: -(10**8)},
@@ -471,16 +482,16 @@ class Walk:
             "old": {"published_s": now_s - 3601},
             "edge": {"published_s": now_s - 3600},
             "older": {"published_s": now_s - 700},
-            "future": {"published_s": now_s + 1},
-            "another": {source: Pubkey.from_bytes(bytes([7] * 32))},
+            "ahead": {"published_s": now_s + 60},
+            "future": {"published_s": now_s + 61},
+            "another": {"account": ANOTHER},
             "decimals": {} if is_pyth else {"decimals": 9},
+            "of another": {"is_of_its_feed": False} if is_pyth else {},
             "partial": {"is_full": False} if is_pyth else {},
             "uncertain": {"confidence": getattr(good, amount) // 100 + 1} if is_pyth else {},
             "edge of doubt": {"confidence": getattr(good, amount) // 100} if is_pyth else {},
             "exponent": {"exponent": 1} if is_pyth else {},
         }
-        if what == "another" and not is_pyth:
-            return  # the account would be at another place: one of the attacks
         bad = None if what == "missing" else replace(good, **changes[what])
         both.put(*((bad, both.quote) if is_base else (both.base, bad)))
 
@@ -497,11 +508,22 @@ class Walk:
             known = found[2]
         account = known[name]
         mint = self.model.tokens[account].mint
-        if not 0 < amount < MOST_U64 - self.both.minted[mint]:
+        if self.model.tokens[account].is_frozen or not 0 < amount < MOST_U64 - self.both.minted[mint]:
             return
         self.both.mint(account, amount)
         if name == "rewards":
             self.both.donated += amount
+
+    def freeze(self, who: int, is_frozen: bool) -> None:
+        """The base mint's authority freezes a vault's account, or lets go of it."""
+        if (found := self.vault_of(who)) is None:
+            return
+        account = found[2]["vault_base"]
+        stored = self.both.world.svm.get_account(account)
+        data = bytearray(stored.data)
+        data[108] = 2 if is_frozen else 1
+        self.both.world.svm.set_account(account, Stored(stored.lamports, bytes(data), stored.owner, False, 0))
+        self.model.tokens[account].is_frozen = is_frozen
 
     # --- agents
 
@@ -534,11 +556,11 @@ class Walk:
         both, someone = self.both, self.both.people[who]
         caller = both.people[who if by is None else by].controller
         agent = self.model.agents.get(someone.agent)
-        bond = agent.bond if agent else 10**9
-        amount = min(MOST_U64, bond * part // BPS)
-        if is_exact and agent:
-            amount = max(0, bond - both.world.config.min_bond + part % 2)
         vault = someone.vaults[-1] if someone.vaults else both.world.ledger.id
+        amount = min(MOST_U64, (agent.bond if agent else 10**9) * part // BPS)
+        if is_exact and agent:
+            with suppress(Refused):
+                amount = self.model.releasable(someone.agent, vault, both.feeds) + part % 2
         to = both.wallet_of(someone)
         known = {"controller": caller.pubkey(), "agent": someone.agent, "vault": vault, "destination": to}
         sent = both.send("withdraw_bond", amount, known=known, signers=(caller,))
@@ -573,7 +595,7 @@ class Walk:
             "agent": someone.agent, "reward_rate": setting.rate, "reward_cap": setting.cap, "salt": self.salt,
         }  # fmt: skip
         if setting.is_pyth:
-            changes["feed"] = w.feed(PYTH_ID, kind=2, max_confidence_bps=100)
+            changes["feed"] = w.feed(w.base_source, kind=2, decimals=PYTH_SHARD, max_confidence_bps=100)
         changes |= {
             "": {},
             "limits": {"limits": {"max_drawdown_bps": 900, "hard_drawdown_bps": 900}},
@@ -581,7 +603,7 @@ class Walk:
             "rate": {"reward_rate": w.config.max_reward_rate + 1},
             "no rate": {"reward_rate": 0},
             "cap": {"reward_cap": min(MOST_U64, setting.cap * 7)},
-            "feed": {"feed": w.feed(w.base_source, least_e8=0)},
+            "feed": {"feed": w.feed(w.base_source, least_e8=9999)},
             "mint": {"base_mint": w.quote_mint},
             "agent": {"agent": both.people[1 - who].agent},
         }[fault]
@@ -599,7 +621,8 @@ class Walk:
         error = both.told(
             "open_vault", sent, self.model.open_vault, decision, modelled(model.Manifest, manifest), key=key,
             id=self._id(manifest), agent=someone.agent, last_vault=known["last_vault"],
-            quote_account=known["vault_quote"], base_account=known["vault_base"], quote_decimals=6, base_decimals=setting.base_decimals,
+            quote_account=known["vault_quote"], base_account=known["vault_base"], quote_decimals=6,
+            base_decimals=setting.base_decimals,
         )  # fmt: skip
         if not error:
             someone.vaults.append(key)
@@ -733,25 +756,48 @@ class Walk:
     def trade(self, who: int, is_buy: bool, part: int, fault: str) -> None:
         if (found := self.vault_of(who)) is None:
             return
-        someone, vault, known = found
-        both, v = self.both, self.model.vaults[vault]
+        v = self.model.vaults[found[1]]
         is_buy = is_buy or v.base_held == 0
-        amount = min(MOST_U64, (v.quote_held if is_buy else v.base_held) * part // BPS)
-        order = Order(
+        self.trade_amount(who, is_buy, (v.quote_held if is_buy else v.base_held) * part // BPS, fault)
+
+    def trade_amount(self, who: int, is_buy: bool, amount: int, fault: str = "") -> None:
+        someone, vault, known = self.vault_of(who) or pytest.fail("no vault")
+        both, order = self.both, self.order(who, is_buy, amount, fault)
+        signer = both.people[1 - who].controller if fault == "key" else someone.signer
+        known["signing_key"] = signer.pubkey()
+        words = {name: list(item) if isinstance(item, bytes) else item for name, item in plain(order).items()}
+        sent_order = both.world.types["Order"](**words, reserved=[0] * 7)
+        sent = both.send("trade", sent_order, known=known, signers=(signer,))
+        both.told("trade", sent, self.model.trade, signer.pubkey(), vault, someone.agent, both.feeds, order)
+
+    def order(self, who: int, is_buy: bool, amount: int, fault: str = "") -> Order:
+        v = self.model.vaults[self.both.people[who].vaults[-1]]
+        return Order(
             nonce=v.nonce + (fault == "nonce"), deadline_s=self.model.now_s - (fault == "late"),
-            amount_in=0 if fault == "zero" else amount, least_out=MOST_I64 if fault == "least" else 0,
+            amount_in=0 if fault == "zero" else min(MOST_U64, amount), least_out=MOST_I64 if fault == "least" else 0,
             artefact_hash=bytes(32) if fault == "artefact" else v.manifest.artefact_hash,
             explanation_hash=bytes(32) if fault == "explanation" else EXPLAINED,
             observation_hash=bytes(32) if fault == "observation" else OBSERVED, is_buy=is_buy,
         )  # fmt: skip
-        signer = both.people[1 - who].controller if fault == "key" else someone.signer
-        known["signing_key"] = signer.pubkey()
-        sent_order = both.world.types["Order"](
-            **{name: list(item) if isinstance(item, bytes) else item for name, item in plain(order).items()},
-            reserved=[0] * 7,
-        )
-        sent = both.send("trade", sent_order, known=known, signers=(signer,))
-        both.told("trade", sent, self.model.trade, signer.pubkey(), vault, someone.agent, both.feeds, order)
+
+    def trade_at_the_edge(self, who: int, is_buy: bool) -> None:
+        """The largest amount that passes every limit, and one more."""
+        if (found := self.vault_of(who)) is None:
+            return
+        someone, vault, _ = found
+        v = self.model.vaults[vault]
+        passes, fails = 0, (v.quote_held if is_buy else v.base_held) + 1
+        while fails - passes > 1:
+            amount = (passes + fails) // 2
+            order = self.order(who, is_buy, amount)
+            said = self.model.would(
+                self.model.trade, someone.signer.pubkey(), vault, someone.agent, self.both.feeds, order
+            )
+            passes, fails = (amount, fails) if said == "TradeRecorded" else (passes, amount)
+            if said in ("TradeRefused", "NotSigningKey"):
+                break
+        self.trade_amount(who, is_buy, fails)
+        self.trade_amount(who, is_buy, passes)
 
     def observe(self, who: int, is_old: bool) -> None:
         if (found := self.vault_of(who, is_old)) is None:
@@ -799,14 +845,82 @@ class Walk:
         self.observe(who, False)
         self.wait("end", True)
         self.close_window(who, False)
+        if is_claimed:
+            self.reward_agent(who, 1, False)
         self.reward_agent(who, 0, False)
         if is_claimed:
             self.wait(3599, True)
             self.claim(who, False, False)
 
+    def crash(self, who: int, fall_bps: int, is_healed: bool) -> None:
+        """The price falls below what the guard can catch; what can be taken out then, to the wei."""
+        self.settle(who, 40, False)
+        self.deposit_bond(who, 3 * BPS)
+        self.trade(who, True, 6000, "")
+        self.move_price(-fall_bps, True)
+        self.withdraw_bond(who, 1, True, None)
+        self.withdraw_bond(who, 2, True, None)
+        self.observe(who, False)
+        if is_healed:
+            self.move_price(BPS * BPS // (BPS - fall_bps) - BPS, True)
+            self.govern(who, "resume", "")
+
+    def claim_when_allowed(self, who: int) -> None:
+        """A second before claims are allowed again, and then."""
+        self.settle(who, 300, False)
+        self.wait(3600, True)
+        self.stop_claims(60, "")
+        for seconds in (59, 1):
+            self.wait(seconds, True)
+            self.claim(who, False, False)
+
+    def blind(self, who: int, is_base: bool, what: str) -> None:
+        """A feed breaks while all else is well: what can leave then."""
+        self.settle(who, 40, False)
+        self.break_feed(is_base, what)
+        self.withdraw_bond(who, 100, False, None)
+        self.claim(who, False, False)
+        self.recall(who, False, 1000, BPS, "", "", False)
+
+    def lose_base(self, who: int, is_found: bool) -> None:
+        """Base is frozen for good; or it can be had after all, and comes back besides the books."""
+        self.freeze(who, True)
+        self.trade(who, False, 1000, "")
+        self.govern(who, "write_off", "")
+        self.recall(who, False, 3 * BPS, BPS, "", "", False)
+        self.freeze(who, not is_found)
+        self.recall_all(who)
+
+    def recall_all(self, who: int) -> None:
+        """All base that the vault's account holds, in the books or not."""
+        if (found := self.vault_of(who)) is None:
+            return
+        _, vault, known = found
+        both, mint, to = self.both, self.both.world.base_mint, self.both.kept["base"]
+        source = known["vault_base"]
+        accounts = known | {"from": source, "to": to}
+        sent, decision = both.decide("recall", mint, MOST_U64, 0, known=accounts)
+        both.told("recall", sent, self.model.recall, decision, vault, both.feeds, source, to, mint, MOST_U64, 0)
+
+    def ruin(self, who: int) -> None:
+        """After a reward the worst case, and worse than that: a debt stays, and there is no next vault."""
+        self.trade(who, True, 6000, "")
+        self.settle(who, 300, True)
+        self.crash(who, 6000, False)
+        self.move_price(-5000, True)
+        self.succeed(who)
+
+    def slide(self, who: int, falls_bps: list[int]) -> None:
+        """A fall a day, each less than a day may lose."""
+        for fall_bps in falls_bps:
+            self.wait("day", True)
+            self.move_price(-fall_bps, True)
+            self.observe(who, False)
+
     def squeeze(self, who: int, limit: str, trades: list[tuple[bool, int]]) -> None:
         """A limit becomes tight while nothing else is wrong, then comes what it is against."""
         self.update_vault(who, "", BPS, {limit: LIMITS_TRIED[limit][0]}, 1)
+        self.trade_at_the_edge(who, True)
         for is_buy, part in trades:
             self.move_price(10, True)
             self.trade(who, is_buy, part, "")
@@ -820,7 +934,10 @@ class Walk:
         self.settle(who, 0, True)
         self.settle(who, 0, True)
         self.finish_retirement(who, False)
+        self.deposit_bond(who, BPS)
+        self.wait("window", True)
         self.open_vault(who, "", "", False)
+        self.observe(who, False)
 
     # --- what is always true, of what the program itself keeps
 
@@ -896,6 +1013,10 @@ ACTIONS: dict[str, tuple[int, Callable[[Walk, Chance], None]]] = {
     "recall": (4, lambda w, c: w.recall(
         c.who(), c.rarely(2), c.part(), c.choice([0, 5000, BPS, BPS + 1]),
         c.seldom(["kept", "rewards", "purse", "other", "source", "mint"], 4), c.flaw(), c.rarely())),
+    "freeze": (1, lambda w, c: w.freeze(c.who(), True)),
+    "let go": (4, lambda w, c: w.freeze(c.who(), False)),
+    "write off": (1, lambda w, c: w.govern(c.who(), "write_off", c.flaw())),
+    "write off what is frozen": (1, lambda w, c: w.lose_base(c.who(), not c.rarely(3))),
     "resume": (5, lambda w, c: w.govern(c.who(), "resume", c.flaw())),
     "retire": (1, lambda w, c: w.govern(c.who(), "retire", c.flaw())),
     "halt": (1, lambda w, c: w.govern(c.who(), "halt", c.flaw())),
@@ -919,6 +1040,12 @@ ACTIONS: dict[str, tuple[int, Callable[[Walk, Chance], None]]] = {
         c.who(), c.choice([-700, -200, -30, 0, 40, 100, 300, 300, 900]), not c.rarely(3))),
     "squeeze": (3, lambda w, c: w.squeeze(
         c.who(), c.choice(sorted(LIMITS_TRIED)), [(not c.rarely(3), c.part()) for _ in range(3)])),
+    "trade at the edge": (2, lambda w, c: w.trade_at_the_edge(c.who(), not c.rarely(3))),
+    "crash": (2, lambda w, c: w.crash(c.who(), c.choice([1000, 2500, 6000]), not c.rarely(4))),
+    "slide": (2, lambda w, c: w.slide(c.who(), [c.choice([0, 150, 400, 900]) for _ in range(c.randrange(1, 4))])),
+    "claim when allowed": (1, lambda w, c: w.claim_when_allowed(c.who())),
+    "blind": (1, lambda w, c: w.blind(c.who(), c.rarely(2), c.choice(["another", "missing", "old"]))),
+    "ruin": (1, lambda w, c: w.ruin(c.who())),
     "begin anew": (1, lambda w, c: w.succeed(c.who())),
 }  # fmt: skip
 OFTEN = [name for name, (weight, _) in ACTIONS.items() for _ in range(weight)]
@@ -980,9 +1107,9 @@ class Small:
     """A model of one protocol with round numbers: a rate of 10, a base token of three decimals at 2 dollars."""
 
     def __init__(self, capital: int = 10_000) -> None:
-        feed = model.Feed("base feed", 1, 500, 0, 8, 1, 10**12)
+        feed = model.Feed("base feed", 1, 500, 0, 8, 10**4, 10**12)
         self.config = model.Config(
-            evm_chain_id=1, outbox=b"", threshold=2, guardian_count=3,
+            cluster="cluster", evm_chain_id=1, outbox=b"", threshold=2, guardian_count=3,
             guardians=[bytes([number] * 20) for number in (1, 2, 3)] + [bytes(20)] * 13,
             quote_mint="quote", reward_mint="reward", chainlink="chainlink", pyth="pyth",
             quote_feed=model.Feed("quote feed", 1, 500, 0, 8, 98 * 10**6, 102 * 10**6), genesis_s=START_S,
@@ -1062,8 +1189,8 @@ FEED = model.Feed("feed", 1, 60, 100, 8, 5, 10**10)
     ("account", "feed", "price_e8"),
     [
         (None, FEED, None),
-        (Round("another", 1, 100, 7), FEED, None),
-        (Round("feed", 1, 101, 7), FEED, None),
+        (Round("feed", 1, 161, 7), FEED, None),
+        (Round("feed", 1, 160, 7), FEED, 7),
         (Round("feed", 1, 39, 7), FEED, None),
         (Round("feed", 1, 40, 7), FEED, 7),
         (Round("feed", 1, 100, 4), FEED, None),
@@ -1077,6 +1204,7 @@ FEED = model.Feed("feed", 1, 60, 100, 8, 5, 10**10)
         (Update("feed", 799, 100, 7, exponent=-9), replace(FEED, kind=2), 79),
         (Update("feed", 2, 100, 0, exponent=0), replace(FEED, kind=2), 2 * 10**8),
         (Update("feed", 2, 100, 0, exponent=1), replace(FEED, kind=2), None),
+        (Update("feed", 700, 100, 0, is_of_its_feed=False), replace(FEED, kind=2), None),
         (Update("feed", 700, 100, 0, is_full=False), replace(FEED, kind=2), None),
     ],
 )

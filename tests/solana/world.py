@@ -360,7 +360,8 @@ class World:
     ) -> Any:
         """The guardians' word for an instruction that was built with an empty decision."""
         expires_s = self.now_s + 3600 if expires_s is None else expires_s
-        nonce = self.state("protocol").nonce if nonce is None else nonce
+        state = self.state("protocol")
+        nonce = (state.stops_ended if kind else state.nonce) if nonce is None else nonce
         data = bytes(instruction.data)
         payload = data[:8] + bytes(subject) + data[8:-12] if payload is None else payload
         digest = keccak(

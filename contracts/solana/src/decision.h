@@ -2,7 +2,8 @@
  *
  * The DAO's timelock sends a payload to its outbox there; a guardian that finds it in a final block signs its digest, and
  * whoever likes sends it here with signatures of the threshold. They are carried out in the outbox's order. What the
- * guardians may do alone (halt, stop claims) is signed with another kind, and uses up no decision. */
+ * guardians may do alone (halt, stop claims) is signed with another kind, uses up no decision, and can be sent until the DAO
+ * ends a stop; so no decision that is carried out first makes a halt void. */
 #ifndef DECISION_H
 #define DECISION_H
 
@@ -39,7 +40,7 @@ typedef struct {
 static NOINLINE void digest_of(const Context *c, const Protocol *p, Attested *x) {
     u8 chain[8], nonce[8], expiry[8];
     write_big_endian(chain, p->config.evm_chain_id);
-    write_big_endian(nonce, p->nonce);
+    write_big_endian(nonce, x->kind == OF_THE_DAO ? p->nonce : p->stops_ended);
     write_big_endian(expiry, (u64)x->expires_s);
     Bytes parts[9] = {
         {"MarketFlow decision v1", 22}, {&x->kind, 1}, {c->program, 32}, {c->a[0].key, 32}, {chain, 8},
@@ -101,10 +102,25 @@ static NOINLINE u64 carry_out(const Context *c, Protocol *p, u64 subject, u64 si
     return 0;
 }
 
-/* What the guardians say alone, while the next decision is the one that they name. */
+/* What the guardians say alone. */
 static NOINLINE u64 check_guardians_alone(const Context *c, const Protocol *p, u64 subject, u64 size) {
     Attested x = {OF_GUARDIANS, subject, size, NULL, 0, {0}, {0}};
     return check_decision(c, p, &x);
+}
+
+typedef struct PACKED {
+    u64 kind;
+    Key protocol;
+    u64 nonce;
+    u32 error;
+} DecisionMoot;
+
+/* A decision that came too late for what it is about is over, or it would hold up all that come after it. Only where nobody
+ * else can choose the moment: what waits for a price, or for another vault to end, is refused and can be sent again. */
+static NOINLINE u64 pass_over(const Context *c, const Protocol *p, u64 error) {
+    DecisionMoot event = {EVENT_DECISION_MOOT, *c->a[0].key, p->nonce - 1, (u32)error};
+    EMIT(event);
+    return 0;
 }
 
 #endif

@@ -103,7 +103,8 @@ static u64 check_system_program(const Context *c, u64 at) { return is_zero(c->a[
 
 static u64 check_feed(const Feed *f) {
     CHECK(f->kind == FEED_CHAINLINK || f->kind == FEED_PYTH, BAD_CONFIG);
-    CHECK(f->max_age_s > 0 && f->max_confidence_bps <= BPS && f->decimals <= 27, BAD_CONFIG);
+    CHECK(f->max_age_s > 0 && f->max_confidence_bps <= BPS, BAD_CONFIG);
+    CHECK(f->decimals <= (f->kind == FEED_PYTH ? 0xffff : 27), BAD_CONFIG);
     CHECK(f->least_e8 >= LEAST_PRICE_E8 && f->least_e8 <= f->most_e8, BAD_CONFIG);
     return 0;
 }
@@ -446,7 +447,7 @@ static NOINLINE u64 open_vault(const Context *c) {
     CHECK(is_same(&manifest->base_mint, c->a[BASE_MINT].key), WRONG_MINT);
     CHECK(is_same(&config->quote_mint, c->a[QUOTE_MINT].key), WRONG_MINT);
     TRY(check_last_vault(c, &x, LAST_VAULT));
-    CHECK(x.agent->bond >= config->min_bond, BOND_TOO_SMALL);
+    if (x.agent->bond < config->min_bond) return pass_over(c, x.protocol, BOND_TOO_SMALL);
     CHECK(manifest->reward_cap <= x.protocol->free, UNDERFUNDED);
     TRY(make_vault(c, manifest));
     x.vault = (Vault *)c->a[VAULT].data;
@@ -593,7 +594,12 @@ static NOINLINE u64 recall(const Context *c) {
     /* Quote to the treasury; what else the protocol may have has accounts that anybody can make for it. */
     CHECK(!is_quote || is_same(c->a[TO].key, &x.protocol->treasury), WRONG_ADDRESS);
     CHECK(!is_same(c->a[TO].key, &x.protocol->rewards), WRONG_TOKEN_ACCOUNT);
-    TRY(take_out(&m, is_quote, read_u64(c->args + 32), read_u64(c->args + 40), &event));
+    u64 amount = read_u64(c->args + 32), held = is_quote ? v->quote_held : v->base_held;
+    if (held == 0) {
+        event.amount = min_u64(amount, token_amount(c->a + FROM)); /* what is in no book: given, or written off */
+    } else {
+        TRY(take_out(&m, is_quote, amount, read_u64(c->args + 40), &event));
+    }
     SIGN_AS_VAULT(signer, v);
     if (event.amount) TRY(move_tokens(c->a + FROM, c->a + TO, c->a + VAULT, event.amount, &signer));
     event.kind = EVENT_RECALLED;
@@ -608,14 +614,16 @@ typedef struct {
     u64 amount;
 } WrittenOff;
 
-/* Base that can't be transferred any more, out of the books: a vault with it could never be empty. */
+/* Base that is frozen, out of the books: a vault with it could never be empty. */
 static NOINLINE u64 write_off(const Context *c) {
-    enum { PROTOCOL, VAULT, AGENT, BASE_FEED, QUOTE_FEED, COUNT };
+    enum { PROTOCOL, VAULT, AGENT, BASE_FEED, QUOTE_FEED, VAULT_BASE, COUNT };
     Party x;
     Measure m;
     TRY(begin_decided(c, COUNT, 0, &x, &m));
     Vault *v = x.vault;
     CHECK(v->base_held > 0, ZERO_AMOUNT);
+    CHECK(is_same(c->a[VAULT_BASE].key, &v->base_account), WRONG_ADDRESS);
+    CHECK(c->a[VAULT_BASE].data[108] == 2, NOT_FROZEN);
     WrittenOff event = {EVENT_WRITTEN_OFF, *c->a[VAULT].key, v->base_held};
     v->base_held = 0;
     if (is_empty(v)) {
@@ -634,6 +642,7 @@ static NOINLINE u64 resume(const Context *c) {
     Guard *g = &x.vault->guard;
     CHECK(x.vault->retired_s == 0, VAULT_HALTED);
     CHECK(m.is_priced, NOT_PRICED);
+    x.protocol->stops_ended += 1;
     g->halted_at_s = 0;
     g->is_drawdown = FALSE;
     g->peak = m.unit_price;
@@ -833,6 +842,7 @@ static NOINLINE u64 allow_claims(const Context *c) {
     enum { PROTOCOL, COUNT };
     Protocol *p;
     TRY(begin_protocol(c, COUNT, 0, PROTOCOL, &p));
+    p->stops_ended += 1;
     return stop_claims_until(c, p, 0);
 }
 
@@ -1058,9 +1068,10 @@ static NOINLINE u64 close_by_decision(const Context *c) {
     TRY(check_last(c, &x, VAULT));
     i64 move = (i64)read_u64(c->args);
     Reward *r = &x.vault->reward;
-    TRY(check_due(r, &x.protocol->config, c->now_s, &due));
-    CHECK(due - r->next_epoch >= x.protocol->config.max_unsettled, NOT_OVERDUE);
-    CHECK(r->window_epoch != due - 1 || r->window_observations == 0, NOT_OVERDUE);
+    u64 error = check_due(r, &x.protocol->config, c->now_s, &due);
+    if (error) return pass_over(c, x.protocol, error);
+    int is_observed = r->window_epoch == due - 1 && r->window_observations > 0;
+    if (is_observed || due - r->next_epoch < x.protocol->config.max_unsettled) return pass_over(c, x.protocol, NOT_OVERDUE);
     CHECK(move <= 0 && move != (i64)(1UL << 63), MOVE_MUST_NOT_PAY);
     freeze(r, due, move);
     tell_closed(c->a[VAULT].key, r, move, TRUE, TRUE);

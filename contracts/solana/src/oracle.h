@@ -14,6 +14,9 @@
 #define CHAINLINK_HEADER 192
 #define CHAINLINK_ROUND 48
 #define PYTH_VERIFIED_FULLY 1
+/* Pyth's push oracle, pythWSnswVUd12oZpeFP8e9CVaEqJg25g1Vtc2biRsT: it keeps one account for each feed and shard, at their
+ * address, and writes nothing older into it. */
+static const Key PUSH_ORACLE = {{0xe1d3958e12a04a0cUL, 0xeba985c501a52a62UL, 0x0bea08c15473b307UL, 0x36a3eec76d451b79UL}};
 /* A cluster's clock may lag behind the one that a price was published by. */
 #define AHEAD_S 60
 
@@ -47,10 +50,20 @@ static NOINLINE int read_chainlink(const Account *a, const Feed *feed, Price *to
     return scale_price(to->answer, feed->decimals, &to->price_e8);
 }
 
+/* The account is the push oracle's for the feed that it tells of: one that somebody made could be given another feed's
+ * price. `decimals` has the shard. */
+static NOINLINE int is_of_its_feed(const Account *a, const u8 *feed_id, u32 shard) {
+    Key found;
+    u8 bump, little_endian[2] = {(u8)shard, (u8)(shard >> 8)};
+    Bytes seeds[2] = {{little_endian, 2}, {feed_id, sizeof(Key)}};
+    return sol_try_find_program_address(seeds, 2, &PUSH_ORACLE, &found, &bump) == 0 && is_same(a->key, &found);
+}
+
 static NOINLINE int read_pyth(const Account *a, const Feed *feed, Price *to) {
     u64 confidence, widest;
     if (size_of(a) < 134 || *(const u64 *)a->data != PRICE_UPDATE || a->data[40] != PYTH_VERIFIED_FULLY) return FALSE;
     const u8 *message = a->data + 41;
+    if (!is_of_its_feed(a, message, feed->decimals)) return FALSE;
     to->answer = read_u64(message + 32);
     confidence = read_u64(message + 40);
     u32 exponent = read_u32(message + 48);

@@ -36,7 +36,7 @@ typedef struct {
     Key source; /* the feed's account: of Pyth the one that its push oracle keeps */
     u32 kind, max_age_s;
     u32 max_confidence_bps; /* Pyth's half interval; Chainlink has none */
-    u32 decimals;           /* Chainlink's answers have these; Pyth says its own exponent */
+    u32 decimals;           /* Chainlink's answers have these. Pyth says its own exponent: here its shard */
     u64 least_e8, most_e8;
 } Feed;
 SIZE_CHECK(Feed, 64);
@@ -66,11 +66,12 @@ typedef struct {
     Config config;
     Key treasury, rewards; /* token accounts */
     u64 nonce;             /* decisions carried out so far */
+    u64 stops_ended;       /* by decision; what guardians sign alone is good until the next is */
     u64 sum_of_caps, free;
     i64 claims_stopped_until_s;
     u8 bump, reserved[7];
 } Protocol;
-SIZE_CHECK(Protocol, 816);
+SIZE_CHECK(Protocol, 824);
 
 typedef struct {
     u64 discriminator;
