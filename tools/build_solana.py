@@ -34,6 +34,8 @@ from tools.solana_link import LinkError, link  # noqa: E402
 
 FORMAT = "marketflow/solana-build/1"
 PROGRAMS: Final = ("ledger", "pool")
+# What tests attack with: built into its own folder, and not shipped.
+HOSTILE: Final = "tests/solana/hostile/venue"
 COMPILER: Final = "ziglang 0.17.1"
 FLAGS: Final = tuple(
     "-target bpfel-freestanding -O2 -mcpu=v2 -ffreestanding -fno-builtin -fno-jump-tables "
@@ -87,12 +89,15 @@ def build(root: Path, output: Path) -> None:
         sources = source_hashes(copy)
         made = {file_name(name): compile_program(copy, name, python=compiler_python(root)) for name in PROGRAMS}
         made |= {f"marketflow_{name}.json": _idl_file(copy, name).read_bytes() for name in PROGRAMS}
+        hostile = compile_file(copy, f"{HOSTILE}.c", python=compiler_python(root))
+    (output.parent.parent / HOSTILE).with_suffix(".so").write_bytes(hostile)
     output.mkdir(parents=True, exist_ok=True)
     for name, content in made.items():
         (output / name).write_bytes(content)
     programs = {name: _sha256(content) for name, content in made.items() if name.endswith(".so")}
+    programs["venue.so"] = _sha256(hostile)
     write_lock(output, sources, programs)
-    for name in programs:
+    for name in filter(made.__contains__, programs):
         print(f"{name}: {len(made[name]):,} bytes, sha256 {programs[name]}")
 
 
@@ -104,18 +109,23 @@ def write_lock(output: Path, sources: dict[str, str], programs: dict[str, str]) 
 
 def compile_program(root: Path, name: str, *, python: Path) -> bytes:
     """The linked program of the sources in `root`. Raises BuildImpossible with what compiler or linker said."""
-    source = root / f"contracts/solana/src/{name}.c"
+    return compile_file(root, f"contracts/solana/src/{name}.c", python=python)
+
+
+def compile_file(root: Path, name: str, *, python: Path) -> bytes:
+    """The same of one file in C. Raises BuildImpossible."""
+    source = root / name
     with tempfile.TemporaryDirectory(prefix="solana-object-") as folder:
-        object_file = Path(folder) / f"{name}.o"
+        object_file = Path(folder) / "program.o"
         command = [str(python), "-m", "ziglang", "cc", *FLAGS, "-c", str(source), "-o", str(object_file)]
         caches = {"ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
         done = subprocess.run(command, env={**os.environ, **caches}, capture_output=True, text=True)
         if done.returncode:
-            raise BuildImpossible(f"contracts/solana/src/{name}.c does not compile:\n{done.stderr.strip()[-4000:]}")
+            raise BuildImpossible(f"{name} does not compile:\n{done.stderr.strip()[-4000:]}")
         try:
             return link(object_file.read_bytes())
         except LinkError as error:
-            raise BuildImpossible(f"contracts/solana/src/{name}.c compiles but does not link: {error}") from error
+            raise BuildImpossible(f"{name} compiles but does not link: {error}") from error
 
 
 def compiler_python(root: Path) -> Path:
@@ -196,6 +206,9 @@ def check(root: Path, *, full: bool = False) -> None:
         program = output / file_name(name)
         if not program.exists() or _sha256(program.read_bytes()) != lock["programs"].get(program.name):
             raise ProgramsOutdated(f"agents/solana_programs/{program.name} is not the file that was built: {AGAIN}")
+    hostile = (root / HOSTILE).with_suffix(".so")
+    if not hostile.exists() or _sha256(hostile.read_bytes()) != lock["programs"].get(hostile.name):
+        raise ProgramsOutdated(f"{HOSTILE}.so is not the file that was built: {AGAIN}")
     if full:
         with tempfile.TemporaryDirectory(prefix="solana-check-") as folder:
             copy = Path(folder)
@@ -209,7 +222,8 @@ def check(root: Path, *, full: bool = False) -> None:
 def source_files(root: Path) -> list[Path]:
     """Everything that decides the bytes of a program, from the root."""
     paths = [*(root / "contracts/solana/src").glob("*.[ch]"), *(_idl_file(root, name) for name in PROGRAMS)]
-    return sorted(path.relative_to(root) for path in [*paths, root / "tools/solana_link.py"])
+    others = (root / f"{HOSTILE}.c", root / "tools/solana_link.py")
+    return sorted(path.relative_to(root) for path in [*paths, *others] if path.exists())
 
 
 def source_hashes(root: Path) -> dict[str, str]:

@@ -318,6 +318,8 @@ class Protocol:
     sum_of_caps: int = 0
     free: int = 0
     claims_stopped_until_s: int = 0
+    # By decision; what guardians sign alone is good until the next is.
+    stops_ended: int = 0
 
 
 @dataclass(slots=True)
@@ -616,7 +618,7 @@ class Ledger:
     def _check_signatures(self, d: Decision, kind: int) -> None:
         """Each signature is of the guardian that it names, over what is carried out now; and there are enough."""
         p = self._protocol()
-        is_signed = d.is_intact and d.nonce == p.nonce and d.kind == kind
+        is_signed = d.is_intact and d.kind == kind and d.nonce == (p.stops_ended if kind else p.nonce)
         least = 0
         for guardian in d.signers:
             check(least <= guardian < p.config.guardian_count and is_signed, "BadAttestation")
@@ -635,6 +637,11 @@ class Ledger:
         check(len(d.signers) <= MOST_SIGNATURES, "Malformed")
         check(d.expires_s >= self.now_s, "DecisionExpired")
         self._check_signatures(d, kind=1)
+
+    def _pass_over(self, error: str) -> None:
+        """What came too late for what it is about is over, or it would hold up all that come after it."""
+        p = self._protocol()
+        self._tell("DecisionMoot", protocol=self.key, nonce=p.nonce - 1, error=error)
 
     def skip_decision(self, d: Decision) -> None:
         p = self._protocol()
@@ -852,7 +859,9 @@ class Ledger:
         check(manifest.base_mint != config.quote_mint, "WrongMint")
         check(manifest.agent == agent, "WrongAddress")
         self._check_last_vault(a, last_vault)
-        check(a.bond >= config.min_bond, "BondTooSmall")
+        if a.bond < config.min_bond:
+            self._pass_over("BondTooSmall")
+            return
         check(manifest.reward_cap <= p.free, "Underfunded")
         check(key not in self.vaults, "AlreadyExists")
         check(base_decimals <= 9, "WrongMint")
@@ -979,6 +988,7 @@ class Ledger:
         _, v, m = self._begin_decided(d, vault, agent, feeds)
         check(v.retired_s == 0, "VaultHalted")
         check(m.is_priced, "NotPriced")
+        self._protocol().stops_ended += 1
         v.guard.halted_at_s, v.guard.is_drawdown, v.guard.peak = 0, False, m.unit_price
         v.guard.reasons = m.reasons & ~(HALTED | DRAWDOWN)
         self._tell_state(vault, m)
@@ -1032,6 +1042,7 @@ class Ledger:
         p = self._protocol()
         self._carry_out(d, self.key)
         p.claims_stopped_until_s = 0
+        p.stops_ended += 1
         self._tell("ClaimsStopped", protocol=self.key, until_s=0)
 
     def pay(self, d: Decision, source: Key, destination: Key, amount: int) -> None:
@@ -1168,10 +1179,13 @@ class Ledger:
 
     # --- settlement and rewards
 
-    def _due(self, v: Vault, vault: Key) -> int:
+    def _check_last(self, v: Vault, vault: Key) -> None:
+        """A result of a vault that a new one has superseded could not be applied."""
+        check(self.agents[v.manifest.agent].vault == vault, "NothingToClose")
+
+    def _due(self, v: Vault) -> int:
         """The epoch whose window is to be closed."""
         r = v.reward
-        check(self.agents[v.manifest.agent].vault == vault, "NothingToClose")  # superseded by a new vault
         check(not r.is_pending, "ResultPending")
         due = self._schedule().last_ended(self.now_s)
         if due is None or r.next_epoch > due:
@@ -1180,7 +1194,8 @@ class Ledger:
 
     def close_window(self, vault: Key, agent: Key) -> None:
         _, v, _ = self._party(vault, agent)
-        r, due = v.reward, self._due(v, vault)
+        self._check_last(v, vault)
+        r, due = v.reward, self._due(v)
         check(r.window_epoch == due and r.window_observations > 0, "WindowMissed")
         is_missed = r.next_epoch < due
         self._top_up(v)
@@ -1202,9 +1217,15 @@ class Ledger:
     def close_by_decision(self, d: Decision, vault: Key, agent: Key, move: int) -> None:
         p, v, _ = self._party(vault, agent)
         self._carry_out(d, vault)
-        r, due = v.reward, self._due(v, vault)
-        check(due + 1 - r.next_epoch >= p.config.max_unsettled, "NotOverdue")
-        check(r.window_epoch != due or r.window_observations == 0, "NotOverdue")
+        r = v.reward
+        self._check_last(v, vault)
+        try:
+            due = self._due(v)
+            check(due + 1 - r.next_epoch >= p.config.max_unsettled, "NotOverdue")
+            check(r.window_epoch != due or r.window_observations == 0, "NotOverdue")
+        except Refused as refused:
+            self._pass_over(str(refused))
+            return
         check(-MOST_I64 <= move <= 0, "MoveMustNotPay")
         r.freeze(due, move)
         self._tell("WindowClosed", vault=vault, epoch=due, move=move, is_missed=True, is_by_decision=True)

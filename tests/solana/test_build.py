@@ -173,7 +173,7 @@ def test_errors_that_are_not_numbered_in_order_are_refused() -> None:
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     """A copy of what the check looks at, up to date even while somebody is changing the sources."""
-    for folder in ("contracts/solana", "agents/solana_programs"):
+    for folder in ("contracts/solana", "agents/solana_programs", "tests/solana/hostile"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools/solana_link.py", tmp_path / "tools")
@@ -181,7 +181,7 @@ def built(tmp_path: Path) -> Path:
     output = tmp_path / "agents/solana_programs"
     for program in build_solana.PROGRAMS:
         shutil.copy(tmp_path / f"contracts/solana/marketflow_{program}.json", output)
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.glob("*.so")}
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.rglob("*.so")}
     build_solana.write_lock(output, build_solana.source_hashes(tmp_path), hashes)
     return tmp_path
 

@@ -303,6 +303,9 @@ class Both:
         self.tally[name, told] = self.tally.get((name, told), 0) + 1
         said = [e for e in sent.events if e.name != "Swapped"]
         found = [(e.name, {k: v for k, v in e.fields.items() if k not in UNSEEN}) for e in said]
+        for kind, words in found:
+            if kind == "DecisionMoot":
+                words["error"] = self.world.ledger.error(words["error"]).name
         assert found == self.model.events, name
         for event in said:
             if event.name == "TradeRecorded":
@@ -340,7 +343,9 @@ class Both:
         """Sends what the guardians signed, with that flaw; and what the model is to be told of it."""
         now_s, p = self.model.now_s, self.model.protocol
         assert p is not None
-        nonce, expires_s, signers, is_intact = p.nonce, now_s + 60, tuple(range(p.config.threshold)), True
+        is_alone = name in ("halt", "stop_claims")
+        nonce, expires_s = p.stops_ended if is_alone else p.nonce, now_s + 60
+        signers, is_intact = tuple(range(p.config.threshold)), True
         how: dict[str, Any] = {}
         if flaw == "nonce":
             nonce += 1
@@ -358,7 +363,7 @@ class Both:
             is_intact, how["payload"] = False, b"something else"
         how |= {"nonce": nonce, "expires_s": expires_s, "signers": signers}
         sent = self.world.decide(name, *args, known=known, subject=subject, **how)
-        return sent, Decision(nonce, expires_s, signers, 1 if name in ("halt", "stop_claims") else 0, is_intact)
+        return sent, Decision(nonce, expires_s, signers, int(is_alone), is_intact)
 
 
 @cache
@@ -624,7 +629,7 @@ class Walk:
             quote_account=known["vault_quote"], base_account=known["vault_base"], quote_decimals=6,
             base_decimals=setting.base_decimals,
         )  # fmt: skip
-        if not error:
+        if not error and key in self.model.vaults:
             someone.vaults.append(key)
 
     def _id(self, manifest: Any) -> bytes:

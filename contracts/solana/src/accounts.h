@@ -17,7 +17,7 @@ static NOINLINE u64 check_mint(const Account *a) {
     return 0;
 }
 
-static u64 token_amount(const Account *a) { return *(const u64 *)(a->data + 64); }
+INLINE u64 token_amount(const Account *a) { return *(const u64 *)(a->data + 64); }
 
 /* A token account of that mint that only `owner` can move: no delegate, nobody who may close it, not frozen. */
 static NOINLINE u64 check_token(const Account *a, const Key *mint, const Key *owner) {

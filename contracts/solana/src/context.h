@@ -40,7 +40,7 @@ static NOINLINE u64 check_address(const Context *c, u64 at, const Bytes *seeds, 
 }
 
 /* What anybody can read afterwards, as Anchor's events: the kind, then the fields in Borsh. */
-static void emit(const void *event, u64 size) {
+static NOINLINE void emit(const void *event, u64 size) {
     Bytes field = {event, size};
     sol_log_data(&field, 1);
 }

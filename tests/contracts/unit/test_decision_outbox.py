@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 from eth_utils import keccak
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from agents.contracts import load_artifact
 from agents.errors import Retryable
 from agents.solana_decisions import Decision, NotInTheOutbox, read_decision
 from tests.contracts.world import DAY_S, HOUR_S, World, one
@@ -45,6 +48,74 @@ def test_a_decision_can_be_carried_out_for_an_hour_to_thirty_days(world: World, 
         send(world, outbox, ttl_s=ttl_s)
     for good in (HOUR_S, 30 * DAY_S):
         send(world, outbox, ttl_s=good)
+
+
+@pytest.mark.parametrize("name", ["dao", "treasury"])
+def test_not_even_another_contract_of_the_dao_s_decides(world: World, outbox: Any, name: str) -> None:
+    caller = getattr(world, name).address
+    world.evm.impersonate(caller)
+    world.evm.set_balance(caller, 10**18)
+    with world.reverts("DecisionOutboxUnauthorized", caller=caller):
+        world.send(outbox.functions.send(PROGRAM, PROTOCOL, DAY_S, PAYLOAD), caller)
+
+
+def test_a_refused_decision_uses_up_no_number(world: World, outbox: Any) -> None:
+    with world.reverts("DecisionOutboxBadPayload", size=0):
+        send(world, outbox, b"")
+    assert world.view(outbox.functions.countOf(PROGRAM, PROTOCOL)) == 0
+    assert send(world, outbox)["nonce"] == 0
+
+
+def test_what_was_sent_is_neither_changed_nor_taken_back() -> None:
+    abi = load_artifact("DecisionOutbox").abi
+    entries = [entry for entry in abi if entry["type"] in ("function", "fallback", "receive")]
+    assert [entry["name"] for entry in entries if entry["stateMutability"] not in ("view", "pure")] == ["send"]
+
+
+@pytest.mark.parametrize("size", [40, 900])
+@pytest.mark.parametrize("ttl_s", [HOUR_S, 30 * DAY_S])
+def test_what_is_just_within_the_bounds_is_sent_and_expires_when_it_says(
+    world: World, outbox: Any, size: int, ttl_s: int
+) -> None:
+    payload = bytes(n % 251 for n in range(size))
+    told = send(world, outbox, payload, ttl_s=ttl_s)
+    assert (told["payload"], told["expiresAt"]) == (payload, world.now_s() + ttl_s)
+
+
+def test_the_same_payload_sent_twice_is_two_decisions(world: World, outbox: Any) -> None:
+    first, second = send(world, outbox), send(world, outbox)
+    assert first["digest"] != second["digest"]
+    stored = [world.view(outbox.functions.digestOf(PROGRAM, PROTOCOL, nonce)) for nonce in range(2)]
+    assert stored == [first["digest"], second["digest"]]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    program=st.binary(min_size=32, max_size=32),
+    protocol=st.binary(min_size=32, max_size=32),
+    payload=st.binary(min_size=40, max_size=900),
+    ttl_s=st.integers(HOUR_S, 30 * DAY_S),
+)
+def test_whatever_the_dao_sends_a_guardian_reads_the_digest_that_is_stored(
+    world: World, outbox: Any, program: bytes, protocol: bytes, payload: bytes, ttl_s: int
+) -> None:
+    told = send(world, outbox, payload, ttl_s=ttl_s, program=program, protocol=protocol)
+    found = read_decision(
+        world.evm, outbox, program=program, protocol=protocol, nonce=told["nonce"], finality="latest"
+    )  # fmt: skip
+    assert (found.payload, found.digest) == (payload, told["digest"])
+    assert world.view(outbox.functions.digestOf(program, protocol, told["nonce"])) == told["digest"]
+
+
+def test_a_proposal_s_decisions_keep_its_order_and_their_time_runs_from_when_it_is_carried_out(
+    world: World, outbox: Any
+) -> None:
+    payloads = [PAYLOAD + b"first", PAYLOAD + b"second"]
+    calls = [outbox.functions.send(PROGRAM, PROTOCOL, DAY_S, payload) for payload in payloads]
+    events = world.pass_proposal(world.propose(calls, "two decisions for Solana"))
+    sent = [event.args for event in events if event.name == "DecisionSent"]
+    assert [(told["nonce"], told["payload"]) for told in sent] == list(enumerate(payloads))
+    assert {told["expiresAt"] for told in sent} == {world.now_s() + DAY_S}
 
 
 def test_decisions_of_a_protocol_are_numbered_by_themselves(world: World, outbox: Any) -> None:
