@@ -20,12 +20,13 @@ RL_ARGS ?=
 CAMPAIGN_ARGS ?=
 PEOPLE_ARGS ?=
 REPORT_ARGS ?=
+MUTATE_ARGS_SOLANA ?=
 RUN := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install graph subgraph test check demo artifacts gas brownie forge lock clean report-rl \
-	solana-build solana-newer test-solana demo-solana page page-tools e2e bench-people deploy-campaign attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle bench-rl \
+	solana-build solana-mutate solana-newer bench-solana test-solana demo-solana page page-tools e2e bench-people deploy-campaign attacks fuzz-fast fuzz prove mutate coverage slither economy chaos soak bench-fleet bench-oracle bench-rl \
 	bench-intervals
 
 help: ## list the verbs
@@ -69,6 +70,13 @@ test-solana: install ## the Solana programs in a real runtime, beside their mode
 
 demo-solana: install ## the whole circle on a local Solana (DEMO_ARGS="...")
 	@.venv/bin/marketflow solana demo $(DEMO_ARGS)
+
+solana-mutate: install ## take one check after the other out of the Solana program: the tests must notice
+	@$(RUN) tools/bootstrap.py --solana
+	@$(RUN) tools/solana_mutate.py $(MUTATE_ARGS_SOLANA)
+
+bench-solana: install ## transactions a second on a local Solana, beside bare transfers
+	@$(RUN) -m benchmarks.solana
 
 solana-newer: install ## deploy the Solana programs to newer runtimes through their loader; one story on each
 	@$(RUN) tools/solana_newer.py

@@ -184,6 +184,20 @@ def _is_signed(one: Attestation) -> bool:
 # The outbox
 
 
+def deploy_outbox(chain: Any, timelock: str, *, sender: Any) -> Any:
+    """A new outbox that only this timelock writes to, bound; anybody may deploy it. Whose it is never changes.
+
+    Args:
+        chain: `agents.localnet.evm.LocalEvm`, or `agents.chain.RemoteChain`.
+
+    Raises:
+        Misconfigured: No contract is at the timelock's address.
+    """
+    if not chain.w3.eth.get_code(to_checksum_address(timelock)):
+        raise Misconfigured(f"no contract is at {timelock}: give the timelock's address from the deployment's file")
+    return chain.deploy("DecisionOutbox", to_checksum_address(timelock), sender=sender)
+
+
 def read_decision(
     chain: ChainReader, outbox: Any, *, program: bytes, protocol: bytes, nonce: int, finality: str = "finalized"
 ) -> Decision:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from anchorpy import Context, Idl, Program, Provider
+from construct import ConstructError
 from pyheck import snake
 from solders.instruction import Instruction
 from solders.pubkey import Pubkey
@@ -103,7 +104,10 @@ class AnchorProgram:
             KeyError: It begins as none does.
             ValueError: It is longer or shorter than its arguments.
         """
-        decoded = self._program.coder.instruction.parse(data)
+        try:
+            decoded = self._program.coder.instruction.parse(data)
+        except ConstructError as error:
+            raise ValueError(f"the data ends before its arguments: {error}") from error
         if self._program.coder.instruction.build(decoded) != data:
             raise ValueError(f"the data of {decoded.name} has another size than its arguments")
         return decoded.name, {k: v for k, v in decoded.data.items() if not k.startswith("_")}

@@ -51,6 +51,7 @@ CORE = [
 ]
 REST = [
     "contracts/governance/Treasury.sol",
+    "contracts/governance/DecisionOutbox.sol",
     "contracts/strategies/StrategyRegistry.sol",
     "contracts/agents/AgentRegistry.sol",
     "contracts/constitution/Constitution.sol",

@@ -22,13 +22,26 @@ from typing import Any, NoReturn
 
 import click
 from construct import ConstructError
+from eth_utils import to_checksum_address
 from solana.rpc.api import Client
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from spl.token.instructions import get_associated_token_address
 
 from agents.errors import AgentError, Misconfigured
-from agents.solana_decisions import Attestation, Decision, combine, describe, plain, read_decision, sign, to_json
+from agents.solana_decisions import (
+    OF_GUARDIANS,
+    OF_THE_DAO,
+    Attestation,
+    Decision,
+    combine,
+    describe,
+    payload_of,
+    plain,
+    read_decision,
+    sign,
+    to_json,
+)  # fmt: skip
 from agents.solana_execution import (
     Courier,
     FeePayer,
@@ -503,11 +516,11 @@ def attest(here: Here, nonce: int, account: str, network: str, out: Path | None,
         click.echo(json.dumps(words_of(here, decision), indent=2), err=True)
         if dry_run:
             return
-        signed = sign(decision, _EvmAccount(evm.signer(account)))
-    text = to_json(signed, decision)
-    if out:
-        out.write_text(text, encoding="utf-8")
-    click.echo(text, nl=False)
+        signer = evm.signer(account)
+        if bytes.fromhex(signer.address[2:]) not in map(bytes, config.guardians):
+            raise Misconfigured(f"{signer.address} is no guardian of this protocol: `solana status` names the outbox")
+        signed = sign(decision, _EvmAccount(signer))
+    _give(signed, decision, out)
 
 
 class _EvmAccount:
@@ -533,7 +546,76 @@ class _Signed:
 def words_of(here: Here, decision: Decision) -> dict[str, Any]:
     """What a decision says, for whoever signs it or carries it over."""
     expires = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(decision.expires_s))
-    return {"nonce": decision.nonce, "expires": expires, **describe(decision.payload, here.ledger)}
+    return {"nonce": decision.nonce, "expires": expires, **describe(decision.payload, here.ledger, kind=decision.kind)}
+
+
+@cli.command("stop")
+@click.argument("vault", required=False)
+@click.option("--claims-for", type=int, help="Stop claims for so many days instead of halting VAULT.")
+@click.option("--account", default="", help="The guardian's account in ape.")
+@click.option("--network", default="http://127.0.0.1:8545", show_default=True, help="A chain that ape can connect to.")
+@click.option("--out", type=_FILE, help="Where the attestation goes; else to standard output.")
+@_dry_run
+@on_solana
+def stop(
+    here: Here, vault: str | None, claims_for: int | None, account: str, network: str, out: Path | None, dry_run: bool
+) -> None:
+    """Sign, as a guardian, that VAULT is halted or claims are stopped: `carry-out` sends what enough of them signed."""
+    if (vault is None) == (claims_for is None):
+        raise Misconfigured("name a vault to halt, or --claims-for DAYS")
+    decision = stopping_word(here, address(vault, "VAULT") if vault else None, claims_for)
+    click.echo(json.dumps(words_of(here, decision), indent=2), err=True)
+    if dry_run:
+        return
+    from agents.commands._chain import DEPLOYMENTS
+    from agents.commands._chain import connect as connect_evm
+
+    with connect_evm(network, DEPLOYMENTS) as evm:
+        signed = sign(decision, _EvmAccount(evm.signer(account)))
+    _give(signed, decision, out)
+
+
+def stopping_word(here: Here, vault: Pubkey | None, claims_for_days: int | None) -> Decision:
+    """What guardians sign alone: a halt of a vault, or a stop of claims for some days from now. Good for a day."""
+    now_s, empty = chain_time_s(here), here.ledger.decision(0)
+    if vault is not None:
+        instruction = here.ledger.instruction("halt", fetch_accounts(here.rpc, here.ledger, vault), empty)
+    else:
+        until_s = now_s + 86_400 * (claims_for_days or 0)
+        instruction = here.ledger.instruction("stop_claims", here.known, until_s, empty)
+    protocol = here.state(here.protocol, "Protocol")
+    return Decision(
+        program=bytes(here.ledger.id), protocol=bytes(here.protocol), evm_chain_id=protocol.config.evm_chain_id,
+        outbox=to_checksum_address(bytes(protocol.config.outbox)), nonce=protocol.stops_ended, expires_s=now_s + 86_400,
+        payload=payload_of(bytes(instruction.data), bytes(vault or here.protocol)), kind=OF_GUARDIANS,
+    )  # fmt: skip
+
+
+@cli.command()
+@click.option("--account", default="", help="Who pays, in ape.")
+@click.option("--network", default="http://127.0.0.1:8545", show_default=True, help="The DAO's chain.")
+@_dry_run
+@_json
+@in_a_sentence
+def outbox(account: str, network: str, dry_run: bool, as_json: bool) -> None:
+    """Put a DecisionOutbox beside the DAO that is deployed on --network."""
+    from agents.commands._chain import DEPLOYMENTS
+    from agents.commands._chain import connect as connect_evm
+    from agents.solana_decisions import deploy_outbox
+
+    with connect_evm(network, DEPLOYMENTS) as evm:
+        timelock = evm.deployed().protocol.timelock
+        told: dict[str, Any] = {"chain": evm.chain.chain_id, "timelock": timelock, "dry_run": dry_run}
+        if not dry_run:
+            told["outbox"] = deploy_outbox(evm.chain, timelock, sender=evm.signer(account)).address
+    show(told, as_json)
+
+
+def _give(signed: Attestation, decision: Decision, out: Path | None) -> None:
+    text = to_json(signed, decision)
+    if out:
+        out.write_text(text, encoding="utf-8")
+    click.echo(text, nl=False)
 
 
 @cli.command("carry-out")
@@ -548,7 +630,9 @@ def carry_out(here: Here, attestations: tuple[Path, ...], dry_run: bool, as_json
     decision = Attestation.read_decision(attestations[0])
     if (decision.program, decision.protocol) != (bytes(here.ledger.id), bytes(here.protocol)):
         raise Misconfigured(f"{attestations[0]} is of another protocol than --file names")
-    if decision.nonce != (due := here.state(here.protocol, "Protocol").nonce):
+    protocol = here.state(here.protocol, "Protocol")
+    due = protocol.nonce if decision.kind == OF_THE_DAO else protocol.stops_ended
+    if decision.nonce != due:
         raise Misconfigured(f"decision {decision.nonce} is not due: decisions go in order, and the next is {due}")
     guardians = ["0x" + bytes(one).hex() for one in config.guardians[: config.guardian_count]]
     proof = here.ledger.decision(decision.expires_s, combine(read, decision, guardians, config.threshold))

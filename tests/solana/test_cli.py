@@ -14,12 +14,13 @@ from solders.account import Account
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
-from agents.commands.solana import cli, units
+from agents.commands.solana import Here, cli, stopping_word, units
 from agents.demo import buy_and_hold
 from agents.errors import Misconfigured
 from agents.localnet.solana import LocalSolana
 from agents.solana_decisions import Decision, payload_of, sign, to_json
 from agents.solana_node import SolanaNode
+from agents.solana_rpc import Rpc
 from offchain_rl.artefact import save
 from tests.solana.world import guardian_keys
 
@@ -189,6 +190,24 @@ def test_from_nothing_to_a_vault_that_trades_is_settled_claimed_and_audited(desk
     claimed = desk.on("claim", str(vault), who="controller")["events"]
     assert [event["event"] for event in claimed] == ["Claimed"]
     assert "NothingToClaim" in desk.on("claim", str(vault), who="controller", ok=False)
+
+    here = open_protocol_of(desk)
+    halt = stopping_word(here, vault, None)
+    files = []
+    for guardian in desk.guardians[:2]:
+        files.append(desk.folder / f"halt-{guardian.address}.json")
+        files[-1].write_text(to_json(sign(halt, guardian), halt))
+    assert desk.on("carry-out", *map(str, files), "--dry-run")["instruction"] == "halt"
+    desk.on("carry-out", *map(str, files))
+    assert desk.on("status")["vaults"][0]["state"] == "HALTED"
+    assert "name a vault" in desk.run("stop", "--file", str(desk.file), ok=False)
+
+
+def open_protocol_of(desk: Desk) -> Here:
+    """What a command on the protocol is given."""
+    ledger = desk.chain.ledger
+    protocol = Pubkey.from_string(json.loads(desk.file.read_text())["protocol"])
+    return Here(Rpc(desk.chain.client), desk.chain.client, ledger, protocol, ledger.known(protocol))
 
 
 def test_an_entry_without_its_explanation_is_shown_as_unexplained(desk: Desk, tmp_path: Path) -> None:

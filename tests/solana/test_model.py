@@ -59,7 +59,7 @@ from tests.solana.world import (
     transmissions,
 )  # fmt: skip
 
-SEQUENCES = int(os.environ.get("MARKETFLOW_SOLANA_SEQUENCES", "120"))
+SEQUENCES = int(os.environ.get("MARKETFLOW_SOLANA_SEQUENCES", "180"))
 FIRST = int(os.environ.get("MARKETFLOW_SOLANA_FIRST_SEQUENCE", "0"))
 SYSTEM = Pubkey.default()
 ANOTHER = Pubkey.from_bytes(bytes(range(1, 33)))

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.contracts import load_artifact
-from agents.errors import Retryable
-from agents.solana_decisions import Decision, NotInTheOutbox, read_decision
+from agents.errors import Misconfigured, Retryable
+from agents.solana_decisions import Decision, NotInTheOutbox, deploy_outbox, read_decision
 from tests.contracts.world import DAY_S, HOUR_S, World, one
 
 PROGRAM, PROTOCOL = b"\x01" * 32, b"\x02" * 32
@@ -20,12 +20,21 @@ PAYLOAD = bytes(range(60))
 
 @pytest.fixture
 def outbox(world: World) -> Any:
-    return world.evm.deploy("DecisionOutbox", world.d.timelock, sender=world.deployer)
+    return deploy_outbox(world.evm, world.d.timelock, sender=world.stranger)
 
 
 def send(world: World, outbox: Any, payload: bytes = PAYLOAD, ttl_s: int = DAY_S, **of: bytes) -> dict[str, Any]:
     program, protocol = of.get("program", PROGRAM), of.get("protocol", PROTOCOL)
     return one(world.as_timelock(outbox.functions.send(program, protocol, ttl_s, payload)), "DecisionSent")
+
+
+def test_an_outbox_that_nobody_could_ever_use_is_not_deployed(world: World) -> None:
+    with pytest.raises(Misconfigured, match="no contract is at"):
+        deploy_outbox(world.evm, world.stranger.address, sender=world.stranger)
+
+
+def test_an_outbox_is_the_timelock_s_whoever_deployed_it(world: World, outbox: Any) -> None:
+    assert world.view(outbox.functions.timelock()) == world.d.timelock
 
 
 def test_nobody_but_the_timelock_decides(world: World, outbox: Any) -> None:
