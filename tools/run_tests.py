@@ -1,8 +1,9 @@
-"""Run the test groups one after the other, and say at the end what each counted and took: `make test`.
+"""Run the test groups, and say at the end what each counted and took: `make test`.
 
     python tools/run_tests.py [GROUP ...]
 
-Each group is a process of its own, so that one cannot leave a chain, a thread or a setting behind for the next.
+Each group is a process of its own, so that one cannot leave a chain, a thread or a setting behind for the next. They
+run one after the other; those that only compute run beside them, one at a time, where there is a second core.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
@@ -26,6 +29,8 @@ class Group:
     # Glob patterns of what pytest gets; or a command, which counts as one test.
     tests: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    # It computes, and neither waits nor measures: it may run beside another. Its output comes when it has ended.
+    aside: bool = False
 
     def paths(self) -> list[Path]:
         return sorted(path for pattern in self.tests for path in ROOT.glob(pattern))
@@ -44,14 +49,14 @@ GROUPS = [
     Group(name="install", command=(PYTHON, "-m", "pip", "check")),
     Group(name="tooling", tests=("tests/unit/test_*.py",)),
     Group(name="artifacts", command=(PYTHON, "tools/build_artifacts.py", "--check", "--full")),
-    Group(name="oracle", tests=("tests/unit/oracle",)),
-    Group(name="offchain_rl", tests=("tests/unit/offchain_rl",)),
+    Group(name="oracle", tests=("tests/unit/oracle",), aside=True),
+    Group(name="offchain_rl", tests=("tests/unit/offchain_rl",), aside=True),
     Group(name="agents", tests=("tests/unit/agents",)),
     Group(name="scripts", tests=("tests/unit/scripts",)),
     Group(name="contracts", tests=("tests/contracts/unit", "tests/contracts/test_*.py")),
     Group(name="attacks", tests=("tests/contracts/attacks",)),
     Group(name="fuzz", command=(PYTHON, "tools/fuzz.py", "fast")),
-    Group(name="solana", tests=("tests/solana",)),
+    Group(name="solana", tests=("tests/solana",), aside=True),
     Group(name="graph", tests=("tests/graph",)),
     Group(name="page", command=("npm", "test", "--silent", "--prefix", "agents/page")),
     Group(name="people", tests=("tests/people",)),
@@ -69,12 +74,21 @@ def main() -> None:
     if forgotten := tests_outside_groups():
         sys.exit("No test group runs these; add them to tools/run_tests.py:\n  " + "\n  ".join(forgotten))
 
+    results: dict[str, tuple[Result, float]] = {}
+    beside = [group for group in chosen if group.aside] if (os.cpu_count() or 1) > 1 and len(chosen) > 1 else []
+    lane = threading.Thread(target=run_aside, args=(beside, results))
+    lane.start()
+    for group in chosen:
+        if group not in beside:
+            print(f"\n--- {group.name} ---", flush=True)
+            started = time.monotonic()
+            results[group.name] = run(group), time.monotonic() - started
+    lane.join()
+
     lines, total = [], Result(passed=0, failed=0)
     for group in chosen:
-        print(f"\n--- {group.name} ---", flush=True)
-        started = time.monotonic()
-        result = run(group)
-        took = f"{time.monotonic() - started:7.1f} s"
+        result, seconds = results[group.name]
+        took = f"{seconds:7.1f} s"
         counts = f"{result.passed:5} passed {result.failed:4} failed {result.skipped:4} skipped"
         lines.append(f"{group.name:<12} {took} {counts}  {result.note}".rstrip())
         total = Result(
@@ -87,9 +101,22 @@ def main() -> None:
     sys.exit(0 if total.passed and not total.failed else 1)
 
 
-def run(group: Group) -> Result:
+def run_aside(groups: list[Group], results: dict[str, tuple[Result, float]]) -> None:
+    """One after the other; what each printed comes in one piece."""
+    for group in groups:
+        started = time.monotonic()
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+            result = run(group, output)
+            results[group.name] = result, time.monotonic() - started
+            output.seek(0)
+            print(f"\n--- {group.name}, beside the others ---\n{output.read()}", flush=True)
+
+
+def run(group: Group, output: TextIO | None = None) -> Result:
+    """What a group's tests counted; they print to `output`, or to where this process does."""
+    streams = {"stdout": output, "stderr": subprocess.STDOUT if output else None}
     if group.command:
-        passed = subprocess.run(group.command, cwd=ROOT).returncode == 0
+        passed = subprocess.run(group.command, cwd=ROOT, **streams).returncode == 0
         return Result(passed=int(passed), failed=int(not passed))
     if not (paths := group.paths()):
         return Result(passed=0, failed=0, note="absent")
@@ -98,7 +125,7 @@ def run(group: Group) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [PYTHON, "-m", "pytest", f"--junitxml={report}", *map(str, paths)]
-        code = subprocess.run(command, cwd=ROOT, env=environment).returncode
+        code = subprocess.run(command, cwd=ROOT, env=environment, **streams).returncode
         result = count(report) if report.exists() else Result(passed=0, failed=0)
     if code and not result.failed:
         # It collected nothing, or ended without a report: no reason to call it green.

@@ -975,7 +975,8 @@ class Ledger:
 
     def write_off(self, d: Decision, vault: Key, agent: Key, feeds: Feeds) -> None:
         """Base that is frozen, out of the books: a vault with it could never be empty."""
-        _, v, _ = self._begin_decided(d, vault, agent, feeds)
+        _, v, _ = self._party(vault, agent)
+        self._carry_out(d, vault)
         check(v.base_held > 0, "ZeroAmount")
         check(self.tokens[v.base_account].is_frozen, "NotFrozen")
         self._tell("WrittenOff", vault=vault, amount=v.base_held)
@@ -1219,6 +1220,7 @@ class Ledger:
         self._carry_out(d, vault)
         r = v.reward
         self._check_last(v, vault)
+        check(not r.is_pending, "ResultPending")
         try:
             due = self._due(v)
             check(due + 1 - r.next_epoch >= p.config.max_unsettled, "NotOverdue")

@@ -930,7 +930,16 @@ class Walk:
             self.move_price(10, True)
             self.trade(who, is_buy, part, "")
 
-    def succeed(self, who: int) -> None:
+    def fall_behind(self, who: int, windows: int, is_observed: bool, move: int) -> None:
+        """Windows in which nobody observed, but perhaps the last; then the DAO closes them."""
+        for number in range(windows):
+            self.wait("window", True)
+            if is_observed and number == windows - 1:
+                self.observe(who, False)
+            self.wait("end", True)
+        self.close_by_decision(who, move, "")
+
+    def succeed(self, who: int, is_least: bool = False) -> None:
         """One vault's end, and the next one's beginning."""
         self.both.publish()
         self.govern(who, "retire", "")
@@ -939,7 +948,9 @@ class Walk:
         self.settle(who, 0, True)
         self.settle(who, 0, True)
         self.finish_retirement(who, False)
-        self.deposit_bond(who, BPS)
+        if is_least:
+            self.withdraw_bond(who, BPS, False, None)
+        self.deposit_bond(who, 1000 if is_least else BPS)
         self.wait("window", True)
         self.open_vault(who, "", "", False)
         self.observe(who, False)
@@ -1051,7 +1062,9 @@ ACTIONS: dict[str, tuple[int, Callable[[Walk, Chance], None]]] = {
     "claim when allowed": (1, lambda w, c: w.claim_when_allowed(c.who())),
     "blind": (1, lambda w, c: w.blind(c.who(), c.rarely(2), c.choice(["another", "missing", "old"]))),
     "ruin": (1, lambda w, c: w.ruin(c.who())),
-    "begin anew": (1, lambda w, c: w.succeed(c.who())),
+    "begin anew": (1, lambda w, c: w.succeed(c.who(), c.rarely(2))),
+    "fall behind": (1, lambda w, c: w.fall_behind(
+        c.who(), c.randrange(1, 5), c.rarely(2), c.choice([0, -1, -(10**9)]))),
 }  # fmt: skip
 OFTEN = [name for name, (weight, _) in ACTIONS.items() for _ in range(weight)]
 STEPS = 60

@@ -10,7 +10,18 @@ pytest_plugins = "pytester"
 
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 # Each inner run would import them anew.
-WITHOUT_PLUGINS = ["-p", "no:ape_test", "-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:timeout"]
+WITHOUT_PLUGINS = [
+    "-p",
+    "no:ape_test",
+    "-p",
+    "no:pytest_anchorpy",
+    "-p",
+    "no:hypothesispytest",
+    "-p",
+    "no:anyio",
+    "-p",
+    "no:timeout",
+]
 MARKERS = "[pytest]\nmarkers =\n  gpu\n  fork\n  shared_data\n  slow\n"
 
 

@@ -619,7 +619,10 @@ static NOINLINE u64 write_off(const Context *c) {
     enum { PROTOCOL, VAULT, AGENT, BASE_FEED, QUOTE_FEED, VAULT_BASE, COUNT };
     Party x;
     Measure m;
-    TRY(begin_decided(c, COUNT, 0, &x, &m));
+    CHECK(c->count == COUNT && c->size >= 8, MALFORMED);
+    TRY(load_party(c, PROTOCOL, VAULT, AGENT, &x));
+    CHECK(c->a[PROTOCOL].is_writable && c->a[VAULT].is_writable, NOT_WRITABLE);
+    TRY(carry_out(c, x.protocol, VAULT, 0));
     Vault *v = x.vault;
     CHECK(v->base_held > 0, ZERO_AMOUNT);
     CHECK(is_same(c->a[VAULT_BASE].key, &v->base_account), WRONG_ADDRESS);
@@ -1068,6 +1071,7 @@ static NOINLINE u64 close_by_decision(const Context *c) {
     TRY(check_last(c, &x, VAULT));
     i64 move = (i64)read_u64(c->args);
     Reward *r = &x.vault->reward;
+    CHECK(!r->is_pending, RESULT_PENDING); /* anybody can apply it: no reason to pass over what the DAO wants */
     u64 error = check_due(r, &x.protocol->config, c->now_s, &due);
     if (error) return pass_over(c, x.protocol, error);
     int is_observed = r->window_epoch == due - 1 && r->window_observations > 0;
