@@ -77,6 +77,7 @@ class AnchorProgram:
         self.types: Mapping[str, Any] = self._program.type
         self.errors = {e.code: ProgramError(e.code, e.name, e.msg or "") for e in idl.errors or ()}
         self.docs = {snake(i.name): " ".join(i.docs or ()) for i in idl.instructions}
+        self._arguments = {snake(i.name): [snake(a.name) for a in i.args] for i in idl.instructions}
         self._accounts = {snake(i.name): [snake(a.name) for a in i.accounts] for i in idl.instructions}
 
     @property
@@ -87,6 +88,10 @@ class AnchorProgram:
     def accounts_of(self, instruction: str) -> list[str]:
         """Names of the accounts that an instruction takes, in order."""
         return self._accounts[instruction]
+
+    def arguments_of(self, instruction: str) -> list[str]:
+        """Names of an instruction's arguments, in order."""
+        return self._arguments[instruction]
 
     def instruction(self, name: str, known: Mapping[str, Pubkey], *args: Any) -> Instruction:
         """An instruction by its name in snake_case; of the `known` accounts it takes those that the IDL lists.

@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 import click
 from construct import ConstructError
-from eth_utils import to_checksum_address
+from eth_abi import encode
+from eth_utils import keccak, to_checksum_address
 from solana.rpc.api import Client
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
@@ -486,6 +487,97 @@ def register(here: Here, signing_key: str, bond: str | None, dry_run: bool, as_j
 
 
 # What the DAO decides
+
+
+@cli.command()
+@click.argument("instruction")
+@click.option("--about", help="The vault, or where a payment goes; else the protocol.")
+@click.option("--manifest", type=_FILE, help="Of open-vault: like deployments/genesis/solana_strategy.toml.")
+@click.option("--arg", "given", multiple=True, metavar="NAME=VALUE", help="Base units, or an address; once for each.")
+@click.option("--ttl", type=int, default=3600, show_default=True, help="Seconds in which it may be carried out.")
+@_json
+@on_solana
+def draft(
+    here: Here, instruction: str, about: str | None, manifest: Path | None, given: tuple[str, ...], ttl: int,
+    as_json: bool,
+) -> None:
+    """Write INSTRUCTION as a call of the DAO's outbox, for a proposal; and what it says."""
+    name = instruction.replace("-", "_")
+    if instruction.replace("_", "-") not in decidable(here.ledger):
+        raise Misconfigured(f"the DAO can't decide {instruction!r}: one of {', '.join(decidable(here.ledger))}")
+    subject = address(about, "--about") if about else here.protocol
+    arguments = dict(part.partition("=")[::2] for part in given)
+    if name == "open_vault":
+        if manifest is None:
+            raise Misconfigured("open-vault needs --manifest FILE")
+        values: list[Any] = [read_manifest(manifest, here.ledger)]
+        subject = here.ledger.vault(here.protocol, values[0])
+    else:
+        values = [_value(arguments, key) for key in here.ledger.arguments_of(name) if key != "decision"]
+    known = dict.fromkeys(here.ledger.accounts_of(name), subject)
+    built = here.ledger.instruction(name, known, *values, here.ledger.decision(0))
+    payload = payload_of(bytes(built.data), bytes(subject))
+    words = [bytes(here.ledger.id), bytes(here.protocol), ttl, payload]
+    call = encode(["bytes32", "bytes32", "uint64", "bytes"], words)
+    show(
+        {
+            "to": to_checksum_address(bytes(here.config().outbox)),
+            "data": "0x" + (keccak(text="send(bytes32,bytes32,uint64,bytes)")[:4] + call).hex(),
+            **describe(payload, here.ledger),
+        },
+        as_json,
+    )
+
+
+def decidable(ledger: Ledger) -> list[str]:
+    """What the DAO can decide, as `draft` names it."""
+    alone = ("halt", "stop_claims", "skip_decision")
+    return [n.replace("_", "-") for n in ledger.docs if "decision" in ledger.arguments_of(n) and n not in alone]
+
+
+def _value(arguments: Mapping[str, str], name: str) -> Any:
+    text = arguments.get(name, arguments.get(name.replace("_", "-")))
+    if text is None:
+        raise Misconfigured(f"--arg {name}=… is missing")
+    if text.lstrip("-").isdecimal():
+        return int(text)
+    if text.startswith("0x"):
+        return list(bytes.fromhex(text[2:]))
+    return address(text, f"--arg {name}")
+
+
+def read_manifest(path: Path, ledger: Ledger) -> Any:
+    """`Manifest` of the program by a TOML file. Raises Misconfigured naming the key."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = ledger.types["Manifest"](
+            artefact_hash=list(bytes.fromhex(raw["artefact_hash"].removeprefix("0x"))),
+            **{name: address(raw[name], name) for name in ("agent", "base_mint", "venue", "pool")},
+            feed=feed_of(raw["feed"], ledger), limits=ledger.types["Limits"](**raw["limits"]),
+            **{name: raw[name] for name in ("reward_rate", "reward_cap", "salt")},
+        )  # fmt: skip
+        ledger.encode("Manifest", found)
+        return found
+    except FileNotFoundError:
+        raise Misconfigured(f"{path} does not exist: deployments/genesis/solana_strategy.toml is an example") from None
+    except (KeyError, ValueError, TypeError, InvalidOperation, ConstructError) as error:
+        raise Misconfigured(f"{path}: {error}: deployments/genesis/solana_strategy.toml has all there are") from error
+
+
+@cli.command()
+@click.argument("amount")
+@_dry_run
+@_json
+@on_solana
+def fund(here: Here, amount: str, dry_run: bool, as_json: bool) -> None:
+    """Add AMOUNT of the reward token to what rewards are paid from. Anybody may."""
+    key, mint = own_key(), here.config().reward_mint
+    source = get_associated_token_address(key.pubkey(), mint)
+    answer: dict[str, Any] = {"from": str(source), "amount": here.units(amount, mint), "dry_run": dry_run}
+    if not dry_run:
+        known = {"funder": key.pubkey(), "source": source}
+        answer |= sent(keeper(here, known, key).ask("fund_rewards", answer["amount"]))
+    show(answer, as_json)
 
 
 @cli.command()

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from eth_abi import decode
+from eth_utils import keccak
 from solders.account import Account
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
@@ -18,7 +20,7 @@ from agents.commands.solana import Here, cli, stopping_word, units
 from agents.demo import buy_and_hold
 from agents.errors import Misconfigured
 from agents.localnet.solana import LocalSolana
-from agents.solana_decisions import Decision, payload_of, sign, to_json
+from agents.solana_decisions import Decision, describe, payload_of, sign, to_json
 from agents.solana_node import SolanaNode
 from agents.solana_rpc import Rpc
 from offchain_rl.artefact import save
@@ -201,6 +203,37 @@ def test_from_nothing_to_a_vault_that_trades_is_settled_claimed_and_audited(desk
     desk.on("carry-out", *map(str, files))
     assert desk.on("status")["vaults"][0]["state"] == "HALTED"
     assert "name a vault" in desk.run("stop", "--file", str(desk.file), ok=False)
+
+
+def test_a_decision_is_drafted_as_a_call_of_the_outbox_that_says_what_it_does(desk: Desk) -> None:
+    """What a proposer puts into a proposal is what guardians will read."""
+    desk.run("begin", str(desk.begin()), "--program", str(desk.chain.ledger.id), "--out", str(desk.file), "--json")
+    vault = str(Pubkey.new_unique())
+    told = desk.on("draft", "allocate", "--about", vault, "--arg", "amount=1000")
+    assert (told["instruction"], told["about"], told["arguments"]) == ("allocate", vault, {"amount": 1000})
+    selector, body = bytes.fromhex(told["data"][2:10]), bytes.fromhex(told["data"][10:])
+    assert selector == keccak(text="send(bytes32,bytes32,uint64,bytes)")[:4]
+    program, protocol, ttl_s, payload = decode(["bytes32", "bytes32", "uint64", "bytes"], body)
+    assert program == bytes(desk.chain.ledger.id)
+    assert str(Pubkey.from_bytes(protocol)) == json.loads(desk.file.read_text())["protocol"]
+    assert ttl_s == 3600
+    assert describe(payload, desk.chain.ledger)["arguments"] == {"amount": 1000}
+    example = Path(__file__).parents[2] / "deployments/genesis/solana_strategy.toml"
+    opened = desk.on("draft", "open-vault", "--manifest", str(example))
+    assert opened["arguments"]["manifest"]["reward_rate"] == 100
+    assert "amount" in desk.on("draft", "allocate", "--about", vault, ok=False)
+    assert "--manifest" in desk.on("draft", "open-vault", ok=False)
+    for name in ("trade", "halt", "nothing"):
+        assert "set-budget" in desk.on("draft", name, ok=False)
+
+
+def test_rewards_are_funded_from_one_s_own_account(desk: Desk) -> None:
+    desk.run("begin", str(desk.begin()), "--program", str(desk.chain.ledger.id), "--out", str(desk.file), "--json")
+    give(desk, "controller", desk.chain.token, 500 * TOKEN)
+    assert desk.on("fund", "500", "--dry-run", who="controller")["amount"] == 500 * TOKEN
+    assert desk.on("status")["free_rewards"] == 0
+    desk.on("fund", "500", who="controller")
+    assert desk.on("status")["free_rewards"] == 500 * TOKEN
 
 
 def open_protocol_of(desk: Desk) -> Here:
