@@ -199,13 +199,13 @@ def deploy_outbox(chain: Any, timelock: str, *, sender: Any) -> Any:
 
 
 def read_decision(
-    chain: ChainReader, outbox: Any, *, program: bytes, protocol: bytes, nonce: int, finality: str = "finalized"
+    chain: ChainReader, outbox: Any, *, program: bytes, protocol: bytes, nonce: int, finality: str | int = "finalized"
 ) -> Decision:
     """A decision as the chain's last final block has it, checked against the digest that is stored there.
 
     Args:
         outbox: The bound contract `DecisionOutbox`.
-        finality: Which block is believed: "latest" only on a chain of one's own, where nothing is taken back.
+        finality: Which block is believed, a tag or a number: "latest" only on a chain of one's own, where nothing is taken back.
 
     Raises:
         NotInTheOutbox: There is none of that nonce, or its event and what is stored differ.
