@@ -205,7 +205,8 @@ def read_decision(
 
     Args:
         outbox: The bound contract `DecisionOutbox`.
-        finality: Which block is believed, a tag or a number: "latest" only on a chain of one's own, where nothing is taken back.
+        finality: Which block is believed, a tag or a number: "latest" only on a chain of one's own, where nothing is
+            taken back.
 
     Raises:
         NotInTheOutbox: There is none of that nonce, or its event and what is stored differ.
